@@ -1,0 +1,5 @@
+"""`python -m mlxrag` is the command `mlxrag`."""
+
+from mlxrag.cli.main import main
+
+main()

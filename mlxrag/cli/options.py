@@ -1,0 +1,90 @@
+"""Flags from settings: one declaration in `settings.py` becomes the option, its limits and its help line."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from mlxrag.settings import Table
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def knobs(*tables: type[Table], only: tuple[str, ...] = (), leave: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Add an option for every field of the tables; a flag that is not given arrives as None (or `()` if repeatable).
+
+    Args:
+        tables: tables of `settings.py`, shown in this order.
+        only: keys to add, if not all.
+        leave: keys to leave out.
+
+    Example:
+        >>> @click.command()
+        ... @knobs(Sampling, only=("temp",))
+        ... def ask(**flags): ...
+    """
+    chosen = [(key, info) for t in tables for key, info in t.model_fields.items() if (not only or key in only) and key not in leave]
+
+    def decorate(command: Command) -> Command:
+        for key, info in reversed(chosen):
+            command = _option(key, info)(command)
+        return command
+
+    return decorate
+
+
+def shared(command: Command) -> Command:
+    """Add `--workspace`, `--config` and `--json`; they arrive as `workspace`, `config` and `as_json`."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+    command = click.option(
+        "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with settings; a flag wins over it."
+    )(command)
+    return workspace_option(command)
+
+
+def workspace_option(command: Command) -> Command:
+    """Add `--workspace`."""
+    return click.option(
+        "--workspace", type=click.Path(path_type=Path), help="Directory that holds indexes, models and runs."
+    )(command)
+
+
+def _option(key: str, info: FieldInfo) -> Callable[[Command], Command]:
+    flag = "--" + key.replace("_", "-")
+    kind = _plain(info.annotation)
+    text = info.description or ""
+    shown = "" if info.default in (None, "", ()) else f"  [default: {info.default}]"
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", key, default=None, help=text + shown)
+    if get_origin(kind) is tuple:
+        return click.option(flag, key, multiple=True, type=_type(get_args(kind)[0], info), help=text)
+    return click.option(flag, key, default=None, type=_type(kind, info), help=text + shown)
+
+
+def _plain(annotation: Any) -> Any:
+    """Take `None` out of `X | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [a for a in get_args(annotation) if a is not type(None)]
+        return rest[0]
+    return annotation
+
+
+def _type(kind: Any, info: FieldInfo) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice([str(choice) for choice in get_args(kind)])
+    if kind not in (int, float):
+        return str
+    low = high = None
+    low_open = high_open = False
+    for limit in info.metadata:
+        low = getattr(limit, "ge", getattr(limit, "gt", low))
+        high = getattr(limit, "le", getattr(limit, "lt", high))
+        low_open = low_open or hasattr(limit, "gt")
+        high_open = high_open or hasattr(limit, "lt")
+    cls = click.IntRange if kind is int else click.FloatRange
+    return cls(min=low, max=high, min_open=low_open, max_open=high_open)

@@ -1,0 +1,1 @@
+"""Questions with answers: make them from documents, clean, split and version them."""

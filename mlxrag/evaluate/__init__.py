@@ -1,0 +1,1 @@
+"""Scores of answers: formulas, judges and people produce the same record."""

@@ -1,0 +1,1 @@
+"""Compare systems with statistics, and say what to change next."""

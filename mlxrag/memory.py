@@ -1,0 +1,1 @@
+"""The budget: what is held, what is reserved, what would fit."""

@@ -1,0 +1,1 @@
+"""From files to answers: read, chunk, index, retrieve, answer."""

@@ -1,0 +1,223 @@
+"""Every value a user may adjust, in the order the data meets them.
+
+One field is the whole declaration: default, limits, help line, command-line flag (`--chunk-tokens`), environment
+variable (`MLXRAG_CHUNK_TOKENS`), TOML key (`[chunking] chunk_tokens`) and what a manifest records.
+Precedence: flag > environment > file > default.  A key belongs to one table only.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlxrag.errors import BadInput, nearest
+
+
+class Table(BaseModel):
+    """A frozen group of settings that refuses keys it does not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Reading(Table):
+    """How files become documents."""
+
+    include: tuple[str, ...] = Field((), description="Read only files whose path matches this glob (may be repeated).")
+    exclude: tuple[str, ...] = Field((), description="Skip files whose path matches this glob (may be repeated).")
+    password: str = Field("", description="Password for encrypted files.")
+    read_workers: int = Field(2, ge=1, le=16, description="Processes that parse files.")
+    read_seconds: float = Field(30.0, gt=0, description="Longest time one file may take to parse, in seconds.")
+    read_memory: int = Field(1024, ge=64, description="Most memory one parsing process may take, in MiB.")
+    max_file_size: int = Field(64, ge=1, description="Largest file that is read, in MiB.")
+
+
+class Chunking(Table):
+    """How a document becomes passages."""
+
+    chunker: Literal["structure", "sentences", "tokens"] = Field(
+        "structure", description="Cut at headings and paragraphs, at sentences, or at tokens."
+    )
+    chunk_tokens: int = Field(160, ge=16, le=8192, description="Longest passage, in the encoder's tokens.")
+    chunk_overlap: int = Field(24, ge=0, le=1024, description="Tokens shared by neighbouring passages that had to be cut.")
+
+
+class Encoding(Table):
+    """How texts become vectors."""
+
+    encoder: str = Field("all-MiniLM-L6-v2", description="Encoder: a directory, a hub id or all-MiniLM-L6-v2.")
+    encode_tokens: int = Field(4096, ge=64, description="Tokens encoded at once, padding included.")
+
+
+class Retrieval(Table):
+    """How passages are found for a question."""
+
+    index: str = Field("documents", description="Name of the index.")
+    retriever: Literal["hybrid", "dense", "lexical"] = Field("hybrid", description="How passages are found.")
+    num_passages: int = Field(5, ge=1, le=100, description="Passages to retrieve.")
+    where: tuple[str, ...] = Field((), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated).")
+
+
+class ModelSettings(Table):
+    """Which model answers."""
+
+    model: str = Field("", description="Model: a directory, NAME[@VERSION], a hub id, or reader (bundled); the best that fits unless given.")
+    adapter_path: str = Field("", description="LoRA adapter: a directory or NAME[@VERSION].")
+
+
+class Sampling(Table):
+    """How the next token is chosen; the names are mlx_lm's."""
+
+    max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    temp: float = Field(0.0, ge=0.0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Sample from the smallest set of tokens with this probability.")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the likeliest.")
+    top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 is all.")
+    seed: int | None = Field(None, description="Seed of the sampler.")
+
+
+class Answering(Table):
+    """How a question and its passages become an answer."""
+
+    system_prompt: str = Field(
+        "Answer from the numbered passages only, in a few words. Cite passages like [1]. "
+        "If they do not hold the answer, say: Not in the documents.",
+        description="Instruction to the model.",
+    )
+
+
+class Caching(Table):
+    """What of the model's work is kept for the next question."""
+
+
+class Making(Table):
+    """How examples are made from documents."""
+
+
+class Evaluating(Table):
+    """How answers are scored."""
+
+
+class Training(Table):
+    """How an adapter is trained; the names are mlx_lm's."""
+
+
+class Quantizing(Table):
+    """How weights are made smaller; the names are mlx_lm's."""
+
+
+class Experimenting(Table):
+    """How systems are compared."""
+
+
+class Memory(Table):
+    """What the machine may give."""
+
+
+class Tracking(Table):
+    """What MLflow is told."""
+
+
+class Settings(Table):
+    """All tables; a TOML file with some of them is a system or a job."""
+
+    reading: Reading = Reading()
+    chunking: Chunking = Chunking()
+    encoding: Encoding = Encoding()
+    retrieval: Retrieval = Retrieval()
+    model: ModelSettings = ModelSettings()
+    sampling: Sampling = Sampling()
+    answering: Answering = Answering()
+    caching: Caching = Caching()
+    making: Making = Making()
+    evaluating: Evaluating = Evaluating()
+    training: Training = Training()
+    quantizing: Quantizing = Quantizing()
+    experimenting: Experimenting = Experimenting()
+    memory: Memory = Memory()
+    tracking: Tracking = Tracking()
+
+
+TABLES: dict[str, type[Table]] = {
+    name: field.annotation for name, field in Settings.model_fields.items() if isinstance(field.annotation, type)
+}
+HOME: dict[str, str] = {key: table for table, cls in TABLES.items() for key in cls.model_fields}
+
+
+def read(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read settings from flags, environment, a TOML file and the defaults, in that order of precedence.
+
+    Args:
+        path: TOML file with any of the tables, or None.
+        flags: flat `{key: value}` as the command line gave them; None and () mean "not given".
+
+    Raises:
+        BadInput: not TOML, an unknown table or key (names the nearest), or a value beyond its limits; all faults at once.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    origin: dict[tuple[str, str], str] = {}
+    if path is not None:
+        for table, values in _toml(path).items():
+            if table not in TABLES or not isinstance(values, dict):
+                faults.append(f"{path}: unknown table [{table}]{nearest(table, TABLES)}")
+                continue
+            for key, value in values.items():
+                if key not in TABLES[table].model_fields:
+                    faults.append(f"{path}: unknown key {key!r} in [{table}]{_near_key(key)}")
+                else:
+                    tables.setdefault(table, {})[key] = value
+                    origin[table, key] = str(path)
+    for key, table in HOME.items():
+        text = os.environ.get(f"MLXRAG_{key.upper()}")
+        if text is not None:
+            repeated = str(TABLES[table].model_fields[key].annotation).startswith("tuple")
+            tables.setdefault(table, {})[key] = tuple(text.split(",")) if repeated else text
+            origin[table, key] = f"environment variable MLXRAG_{key.upper()}"
+    for key, value in (flags or {}).items():
+        if value is not None and value != ():
+            tables.setdefault(HOME[key], {})[key] = value
+            origin[HOME[key], key] = f"--{key.replace('_', '-')}"
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as error:
+        for fault in error.errors():
+            table, key = str(fault["loc"][0]), str(fault["loc"][1]) if len(fault["loc"]) > 1 else ""
+            where = origin.get((table, key), table)
+            faults.append(f"{where}: {key} in [{table}]: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}")
+        settings = Settings()
+    if faults:
+        raise BadInput("; ".join(faults))
+    return settings
+
+
+def given(path: Path | None, flags: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys that a file, the environment or a flag sets, as against those left to their defaults."""
+    keys = {key for key in HOME if f"MLXRAG_{key.upper()}" in os.environ}
+    keys |= {key for key, value in flags.items() if value is not None and value != ()}
+    if path is not None:
+        keys |= {key for values in _toml(path).values() if isinstance(values, dict) for key in values}
+    return frozenset(keys)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such settings file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a TOML file: {error}") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _near_key(key: str) -> str:
+    hint = nearest(key, HOME)
+    if not hint:
+        return ""
+    near = hint.split("'")[1]
+    return f"{hint[:-1]} in [{HOME[near]}]?"

@@ -1,0 +1,1 @@
+"""Train adapters: plan, batches, loop."""
