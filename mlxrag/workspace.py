@@ -101,7 +101,9 @@ def open_workspace(path: str | Path | None = None) -> Workspace:
     except (NotADirectoryError, FileExistsError) as error:
         raise BadInput(f"{root}: is not a directory; give another --workspace") from error
     except OSError as error:
-        raise BadInput(f"{root}: the workspace cannot be written: {error.strerror}; give another --workspace") from error
+        raise BadInput(
+            f"{root}: the workspace cannot be written: {error.strerror}; give another --workspace"
+        ) from error
     return Workspace(root)
 
 
@@ -156,12 +158,14 @@ def create(
                 if final.exists():
                     shutil.rmtree(final)
                 write_json(draft.path / "manifest.json", {**manifest, "version": version})
-                os.rename(draft.path, final)
+                draft.path.rename(final)
                 _fsync(home)
         draft.artefact = _read(kind, name, final)
     except OSError as error:
         if error.errno == 28:
-            raise BadInput(f"{home}: the disk is full; nothing was kept of the unfinished {kind[:-1]} {name!r}") from error
+            raise BadInput(
+                f"{home}: the disk is full; nothing was kept of the unfinished {kind[:-1]} {name!r}"
+            ) from error
         raise
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)
@@ -244,7 +248,7 @@ def lineage(workspace: Workspace, artefact: Artefact) -> list[Artefact]:
         kind, _, rest = ref.partition("/")
         if kind in KINDS and ref not in {a.ref for a in found}:
             try:
-                found.append(resolve(workspace, kind, rest))  # type: ignore[arg-type]  # checked on the line above
+                found.append(resolve(workspace, kind, rest))
             except NotFound:
                 continue
             queue += found[-1].manifest["inputs"]
@@ -311,7 +315,7 @@ def write_text(path: Path, text: str) -> None:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import mlxrag.device  # noqa: E402, F401  # loads MKL before any test imports mlx
+import mlxrag.device  # noqa: F401  # loads MKL before any test imports mlx
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

@@ -15,7 +15,9 @@ from mlxrag.settings import Table
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def knobs(*tables: type[Table], only: tuple[str, ...] = (), leave: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def knobs(
+    *tables: type[Table], only: tuple[str, ...] = (), leave: tuple[str, ...] = ()
+) -> Callable[[Command], Command]:
     """Add an option for every field of the tables; a flag that is not given arrives as None (or `()` if repeatable).
 
     Args:
@@ -28,7 +30,12 @@ def knobs(*tables: type[Table], only: tuple[str, ...] = (), leave: tuple[str, ..
         ... @knobs(Sampling, only=("temp",))
         ... def ask(**flags): ...
     """
-    chosen = [(key, info) for t in tables for key, info in t.model_fields.items() if (not only or key in only) and key not in leave]
+    chosen = [
+        (key, info)
+        for t in tables
+        for key, info in t.model_fields.items()
+        if (not only or key in only) and key not in leave
+    ]
 
     def decorate(command: Command) -> Command:
         for key, info in reversed(chosen):
@@ -42,7 +49,9 @@ def shared(command: Command) -> Command:
     """Add `--workspace`, `--config` and `--json`; they arrive as `workspace`, `config` and `as_json`."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
     command = click.option(
-        "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with settings; a flag wins over it."
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="TOML file with settings; a flag wins over it.",
     )(command)
     return workspace_option(command)
 
