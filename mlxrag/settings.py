@@ -117,6 +117,13 @@ class Experimenting(Table):
 class Memory(Table):
     """What the machine may give."""
 
+    memory_budget: str = Field(
+        "", description="Most memory for everything mlxrag holds, such as 6GB; what the machine can safely give unless given."
+    )
+    memory_reserve: str = Field("1.5GB", description="Memory left to the system and to other programs.")
+    keep_alive: float = Field(300.0, ge=0, description="Seconds after which an idle model is unloaded; 0 keeps it.")
+    device: Literal["auto", "gpu", "cpu"] = Field("auto", description="Where the model computes.")
+
 
 class Tracking(Table):
     """What MLflow is told."""
