@@ -1,0 +1,109 @@
+"""Toy networks with the real architectures of mlx_lm, and toy adapters for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlxrag.model  # noqa: F401  # isort: skip  # the light stand-in for mlx_lm
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import llama, qwen3
+
+from mlxrag.model.attach import adaptable, adapter_layers, shapes
+
+VOCABULARY = 64
+
+
+def llama_toy(seed: int = 0, layers: int = 3, tied: bool = True, bits: int = 0, **more: Any) -> nn.Module:
+    """A llama of 32 dims; `bits` quantizes it."""
+    mx.random.seed(seed)
+    settings: dict[str, Any] = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": layers,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": tied,
+        **more,
+    }
+    return finish(llama.Model(llama.ModelArgs.from_dict(settings)), bits)
+
+
+def qwen_toy(
+    seed: int = 0, layers: int = 3, tied: bool = True, bits: int = 0, vocabulary: int = VOCABULARY
+) -> nn.Module:
+    """A qwen3 of 64 dims with q and k norms."""
+    mx.random.seed(seed)
+    args = qwen3.ModelArgs(
+        model_type="qwen3",
+        hidden_size=64,
+        num_hidden_layers=layers,
+        intermediate_size=96,
+        num_attention_heads=4,
+        rms_norm_eps=1e-6,
+        vocab_size=vocabulary,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        head_dim=16,
+        tie_word_embeddings=tied,
+        rope_theta=10000.0,
+    )
+    return finish(qwen3.Model(args), bits)
+
+
+def finish(network: nn.Module, bits: int) -> nn.Module:
+    if bits:
+        nn.quantize(network, group_size=32, bits=bits)
+    network.freeze()
+    network.eval()
+    mx.eval(network.parameters())
+    return network
+
+
+def write_adapter(
+    path: Path,
+    network: nn.Module,
+    *,
+    seed: int = 1,
+    kind: str = "lora",
+    rank: int = 4,
+    scale: float = 2.0,
+    layers: int = -1,
+    keys: tuple[str, ...] | None = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"),
+    base: dict[str, str] | None = None,
+    size: float = 0.1,
+) -> Path:
+    """Write a random adapter for a network in mlx-lm's format, with the help of mlx-lm's layers."""
+    modules = dict(network.named_modules())
+    mx.random.seed(seed)
+    weights: dict[str, mx.array] = {}
+    for name in adaptable(modules, network.layers, layers, keys):
+        for leaf, shape in shapes(modules[name], rank, kind).items():
+            weights[f"{name}.{leaf}"] = mx.random.normal(shape) * size
+            if leaf == "m":
+                weights[f"{name}.m"] = 1 + mx.abs(weights[f"{name}.m"])
+    path.mkdir(parents=True)
+    mx.save_safetensors(str(path / "adapters.safetensors"), weights)
+    lora: dict[str, Any] = {"rank": rank, "scale": scale, "dropout": 0.0}
+    if keys is not None:
+        lora["keys"] = list(keys)
+    config: dict[str, Any] = {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": lora}
+    if base:
+        config["base"] = base
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path
+
+
+def fresh_load(network: nn.Module, path: Path) -> nn.Module:
+    """Put an adapter on a network the way mlx_lm itself does."""
+    adapter_layers()
+    from mlx_lm.tuner.utils import load_adapters
+
+    network = load_adapters(network, str(path))
+    network.eval()
+    return network
