@@ -50,7 +50,11 @@ class Encoding(Table):
     """How texts become vectors."""
 
     encoder: str = Field("all-MiniLM-L6-v2", description="Encoder: a directory, a hub id or all-MiniLM-L6-v2.")
+    encoder_bits: Literal[4, 8] | None = Field(None, description="Quantize the encoder to this many bits on loading.")
+    encoder_max_tokens: int = Field(0, ge=0, description="Cut texts at this many tokens; 0 is the encoder's own limit.")
     encode_tokens: int = Field(4096, ge=64, description="Tokens encoded at once, padding included.")
+    question_prefix: str | None = Field(None, description="Put before each question; the encoder's own unless given.")
+    passage_prefix: str | None = Field(None, description="Put before each passage; the encoder's own unless given.")
 
 
 class Retrieval(Table):
@@ -67,6 +71,12 @@ class ModelSettings(Table):
 
     model: str = Field("", description="Model: a directory, NAME[@VERSION], a hub id, or reader (bundled); the best that fits unless given.")
     adapter_path: str = Field("", description="LoRA adapter: a directory or NAME[@VERSION].")
+    load_dtype: Literal["auto", "keep", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Type of the weights in memory; auto keeps the file's, but float32 on a CPU, where half is slow."
+    )
+    trust_remote_code: bool = Field(False, description="Allow Python code that comes with a model to run.")
+    draft_model: str = Field("", description="Small model of the same tokenizer that proposes tokens for the model to check.")
+    num_draft_tokens: int = Field(3, ge=1, le=64, description="Tokens the draft model proposes at a time.")
 
 
 class Sampling(Table):
@@ -77,7 +87,12 @@ class Sampling(Table):
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Sample from the smallest set of tokens with this probability.")
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the likeliest.")
     top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 is all.")
-    seed: int | None = Field(None, description="Seed of the sampler.")
+    min_tokens_to_keep: int = Field(1, ge=1, description="Tokens that min-p never drops.")
+    xtc_probability: float = Field(0.0, ge=0.0, le=1.0, description="Probability that XTC drops the likeliest tokens.")
+    xtc_threshold: float = Field(0.1, ge=0.0, le=0.5, description="Tokens likelier than this are ones XTC may drop.")
+    repetition_penalty: float = Field(1.0, gt=0.0, description="Divides the chance of recent tokens; 1 is none.")
+    seed: int | None = Field(None, ge=0, description="Seed of the sampler.")
+    stop: tuple[str, ...] = Field((), description="End the answer before this text (may be repeated).")
 
 
 class Answering(Table):
@@ -91,7 +106,18 @@ class Answering(Table):
 
 
 class Caching(Table):
-    """What of the model's work is kept for the next question."""
+    """What of the model's work is kept for the next question; names of mlx_lm where it has them."""
+
+    max_kv_size: int | None = Field(None, ge=8, description="Keep only the last N tokens (and the first 4) of a long text.")
+    kv_bits: int | None = Field(None, ge=2, le=8, description="Bits of the kept keys and values; none quantizes nothing.")
+    kv_group_size: int = Field(64, ge=32, le=128, description="Group size of quantized keys and values.")
+    quantized_kv_start: int = Field(5000, ge=0, description="Quantize keys and values from this many tokens on.")
+    prefill_step_size: int = Field(2048, ge=16, description="Prompt tokens processed at once; fewer take less memory.")
+    batch_size: int = Field(16, ge=1, le=256, description="Most answers generated at once.")
+    cache_memory: int = Field(512, ge=0, description="Memory for keys and values of earlier prompts, in MiB; 0 keeps none.")
+    cache_disk: int = Field(0, ge=0, description="Disk for keys and values of earlier prompts, in MiB; 0 keeps none.")
+    cache_disk_bits: int = Field(0, ge=0, le=8, description="Bits of keys and values on disk; 0 keeps them as they are.")
+    lookup: bool = Field(True, description="Draft the next words from the prompt where that pays.")
 
 
 class Making(Table):
@@ -104,6 +130,50 @@ class Evaluating(Table):
 
 class Training(Table):
     """How an adapter is trained; the names are mlx_lm's."""
+
+    fine_tune_type: Literal["lora", "dora", "full"] = Field(
+        "lora", description="Train low-rank matrices, those with a magnitude (dora), or the layers themselves."
+    )
+    rank: int = Field(8, ge=1, le=1024, description="Rank of the low-rank matrices.")
+    scale: float = Field(2.0, gt=0, description="Factor of the low-rank product; PEFT's alpha is scale times rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs of the low-rank matrices left out.")
+    lora_keys: tuple[str, ...] = Field(
+        (), description="Adapt this layer, such as self_attn.q_proj (may be repeated); every linear layer unless given."
+    )
+    num_layers: int = Field(-1, ge=-1, description="Blocks to train, counted from the last; -1 is all.")
+    qat: int = Field(0, description="Train for a fused model of this many bits (4 or 8); 0 is off.", ge=0, le=8)
+    optimizer: Literal["adamw", "adam", "adafactor", "lion", "muon", "sgd"] = Field(
+        "adamw", description="Rule that turns gradients into steps."
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="Step size of the optimizer, at its highest.")
+    lr_schedule: Literal["constant", "linear", "cosine", "restarts"] = Field(
+        "cosine", description="How the step size falls; restarts is cosine again and again."
+    )
+    warmup: int = Field(0, ge=0, description="Updates in which the step size rises from 0.")
+    restart_every: int = Field(0, ge=0, description="Updates between restarts; 0 is a quarter of all.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of adamw, lion and muon.")
+    clip: float = Field(1.0, ge=0, description="Longest gradient (norm over all weights); 0 is no limit.")
+    iters: int = Field(1000, ge=1, description="Batches to train on.")
+    epochs: float = Field(0.0, ge=0, description="Passes over the data, instead of --iters.")
+    batch_size: int = Field(4, ge=1, description="Rows in a batch, in each process.")
+    grad_accumulation_steps: int = Field(1, ge=1, description="Batches whose gradients make one update.")
+    max_seq_length: int = Field(2048, ge=8, description="Longest row, in tokens.")
+    grad_checkpoint: bool = Field(False, description="Compute activations again instead of keeping them.")
+    mask_prompt: bool = Field(True, description="Leave everything but the assistant's turns out of the loss.")
+    shared_context: bool = Field(True, description="Run passages once for all questions about them in a batch.")
+    answer_head: bool = Field(True, description="Compute logits only where there is loss.")
+    logits_chunk: int = Field(1024, ge=0, description="Tokens whose logits are in memory at once; 0 is all.")
+    trunk_cache: bool = Field(False, description="Keep what the untrained first layers give, for later epochs.")
+    distractors: int = Field(0, ge=0, le=50, description="Passages of other questions put beside the right ones.")
+    train_seed: int = Field(0, ge=0, description="Seed of the first weights, the order of the data and dropout.")
+    steps_per_report: int = Field(10, ge=1, description="Batches between lines of the report.")
+    steps_per_eval: int = Field(200, ge=1, description="Batches between validations.")
+    val_batches: int = Field(25, ge=-1, description="Batches of a validation; -1 is all, 0 is none.")
+    val_questions: int = Field(0, ge=0, description="Validation questions that are answered and scored; 0 is none.")
+    best_by: Literal["loss", "exact_match", "f1"] = Field("loss", description="What the kept weights were best at.")
+    patience: int = Field(0, ge=0, description="Stop after this many validations without a better one; 0 is never.")
+    save_every: int = Field(100, ge=1, description="Batches between states to resume from.")
+    keep_checkpoints: int = Field(2, ge=1, description="States that are kept.")
 
 
 class Quantizing(Table):
