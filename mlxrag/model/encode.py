@@ -1,0 +1,275 @@
+"""Texts to unit vectors: encoders from Hugging Face checkpoints, run by MLX.
+
+Two families: BERT-like encoders with mean or first-token pooling, and decoders such as
+Qwen3-Embedding with last-token pooling.  How a checkpoint pools, cuts and prefixes its texts is
+read from the files that sentence-transformers writes beside the weights.
+
+Knows nothing of documents or indexes; does not import transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from tokenizers import Tokenizer
+
+from mlxrag.errors import BadInput
+from mlxrag.model.bert import FAMILY, Bert, renamed, shape_of
+from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
+from mlxrag.model.config import normalize_config
+from mlxrag.model.encoder_files import (
+    Kind,
+    Pooling,
+    find_encoder,
+    longest_input,
+    read_pooling,
+    read_prefixes,
+    read_tokenizer,
+    sha256_remembered,
+    special_ids,
+)
+from mlxrag.settings import Encoding
+from mlxrag.workspace import Workspace
+
+Hidden = Callable[[mx.array, mx.array | None], mx.array]
+
+MASKED = -1e9
+"""Added to a score that must not count; float32 softmax turns it into an exact zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A loaded encoder.
+
+    Attributes:
+        name: what the user called it.
+        fingerprint: hash of everything that decides its vectors; equal fingerprints give equal vectors.
+        dimension: length of a vector.
+        max_tokens: most tokens of a passage, special tokens and prefix not counted.
+        max_input: most tokens of anything that is encoded; the rest is cut.
+        tokenizer: without truncation and padding.
+        path: directory it was read from.
+        pooling: how token vectors become one.
+        prefixes: put before each text, by kind.
+        opening: special ids before a text.
+        closing: special ids after a text.
+        hidden: `(ids, mask)` -> last hidden states `(b, t, width)`.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    max_tokens: int
+    max_input: int
+    tokenizer: Tokenizer
+    path: Path
+    pooling: Pooling
+    prefixes: Mapping[Kind, str]
+    opening: tuple[int, ...]
+    closing: tuple[int, ...]
+    network: nn.Module
+    hidden: Hidden
+
+
+def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = None) -> Encoder:
+    """Load an encoder.
+
+    Args:
+        ref: directory, hub id, or the bare name of a sentence-transformers model such as `all-MiniLM-L6-v2`.
+        workspace: where hashes of weights are remembered.
+        settings: bits, prefixes and the longest text; the defaults unless given.
+
+    Raises:
+        NotFound: no such encoder here, nor on the hub.
+        BadInput: a checkpoint that is broken, pickled, or of a family that is not known.
+        Damaged: the weights of the default encoder are not the published ones.
+    """
+    settings = settings or Encoding()
+    path = find_encoder(ref, workspace)
+    checkpoint = read_checkpoint(path)
+    config = checkpoint.config
+    tokenizer = read_tokenizer(path)
+    pooling = read_pooling(path, otherwise="mean" if config["model_type"] in FAMILY else "last")
+    prefixes = read_prefixes(path, ref, settings)
+    opening, closing = special_ids(tokenizer)
+    limit = longest_input(path, config)
+    if settings.encoder_max_tokens:
+        limit = min(limit, settings.encoder_max_tokens)
+    prefix_tokens = max(len(tokenizer.encode(p, add_special_tokens=False).ids) for p in (*prefixes.values(), ""))
+    room = limit - len(opening) - len(closing) - prefix_tokens
+    if room < 16:
+        raise BadInput(f"{path}: {limit} tokens leave {room} for a passage; raise encoder_max_tokens")
+    network, hidden = build(checkpoint, settings.encoder_bits)
+    facts = [pooling, prefixes, limit, settings.encoder_bits, dict(config)]
+    parts = [sha256_remembered(file, workspace) for file in (*checkpoint.files, path / "tokenizer.json")]
+    parts.append(json.dumps(facts, sort_keys=True, default=str))
+    return Encoder(
+        name=ref,
+        fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        dimension=int(config["hidden_size"]),
+        max_tokens=room,
+        max_input=limit,
+        tokenizer=tokenizer,
+        path=path,
+        pooling=pooling,
+        prefixes=prefixes,
+        opening=opening,
+        closing=closing,
+        network=network,
+        hidden=hidden,
+    )
+
+
+def build(checkpoint: Checkpoint, bits: int | None) -> tuple[nn.Module, Hidden]:
+    """Return the checkpoint's network with its weights, and the function that runs it.
+
+    Args:
+        checkpoint: a checked checkpoint, possibly quantized.
+        bits: quantize to this many bits, or None to leave the weights as they are.
+
+    Raises:
+        BadInput: an architecture that is not known, or weights that do not fit it.
+    """
+    weights = read_weights(checkpoint)
+    if checkpoint.config["model_type"] in FAMILY:
+        network = Bert(shape_of(checkpoint.config))
+        hidden: Hidden = network
+        weights = renamed(weights)
+    else:
+        network = decoder(checkpoint)
+        weights = {
+            name.removeprefix("model."): value for name, value in weights.items() if not name.startswith("lm_head.")
+        }
+        hidden = lambda ids, mask: network(ids)  # noqa: E731 - causal: padding on the right is never seen
+    fill(network, checkpoint, weights)
+    if bits:
+        nn.quantize(network, group_size=64, bits=bits, class_predicate=divisible)
+    mx.eval(network.parameters())
+    network.eval()
+    return network, hidden
+
+
+def read_weights(checkpoint: Checkpoint) -> dict[str, mx.array]:
+    """Return all tensors of a checked checkpoint by name; they are mapped, not yet read."""
+    weights: dict[str, mx.array] = {}
+    for file in checkpoint.files:
+        tensors = mx.load(str(file))
+        assert isinstance(tensors, dict)
+        weights |= tensors
+    return weights
+
+
+def fill(network: nn.Module, checkpoint: Checkpoint, weights: dict[str, mx.array]) -> None:
+    """Put weights into a network, quantized where they are; half precision becomes float32 on the CPU, where it is slow.
+
+    Raises:
+        BadInput: a tensor is missing, left over or of another shape.
+    """
+    if told := checkpoint.config.get("quantization"):
+        nn.quantize(
+            network,
+            group_size=told["group_size"],
+            bits=told["bits"],
+            class_predicate=lambda name, module: f"{name}.scales" in weights,
+        )
+    if mx.default_device() == mx.Device(mx.cpu):
+        weights = {
+            name: value.astype(mx.float32) if value.dtype in (mx.float16, mx.bfloat16) else value
+            for name, value in weights.items()
+        }
+    wanted = {name: value.shape for name, value in tree_flatten(network.parameters())}
+    check_parameters(checkpoint.path, wanted, {name: value.shape for name, value in weights.items()})
+    network.load_weights(list(weights.items()))
+
+
+def decoder(checkpoint: Checkpoint) -> nn.Module:
+    """Return the trunk (without language-model head) of a decoder that mlx_lm has, with no weights yet.
+
+    Raises:
+        BadInput: mlx_lm has no such architecture.
+    """
+    kind = checkpoint.config["model_type"]
+    try:
+        module = importlib.import_module(f"mlx_lm.models.{kind}")
+    except ImportError as error:
+        raise BadInput(
+            f"{checkpoint.path}: an encoder of type {kind!r} is neither of the BERT family nor known to mlx_lm"
+        ) from error
+    config, _ = normalize_config(checkpoint.config)
+    return module.Model(module.ModelArgs.from_dict(config)).model
+
+
+def divisible(name: str, module: nn.Module) -> bool:
+    """Return whether a layer can be quantized in groups of 64."""
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % 64 == 0
+
+
+def encode(
+    encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch_tokens: int = Encoding().encode_tokens
+) -> np.ndarray:
+    """Return one unit vector for each text.
+
+    Texts are sorted by length and encoded in batches of `batch_tokens`, so that little is padded;
+    a text's vector does not depend on its neighbours beyond rounding (1e-6).  A text beyond the
+    encoder's limit is cut at its end.
+
+    Args:
+        encoder: the encoder.
+        texts: any strings; an empty one is encoded as its special tokens.
+        kind: which prefix to put before them.
+        batch_tokens: tokens of a batch, padding included.
+
+    Returns:
+        `(len(texts), encoder.dimension)` float32, rows of length 1, in the order of `texts`.
+    """
+    vectors = np.empty((len(texts), encoder.dimension), np.float32)
+    ids = tokenize(encoder, texts, kind)
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    start = 0
+    while start < len(order):
+        width = len(ids[order[start]])
+        rows = order[start : start + max(1, batch_tokens // width)]
+        vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
+        start += len(rows)
+    return vectors
+
+
+def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> list[list[int]]:
+    """Return the token ids of each text with prefix and special tokens, cut to the encoder's limit."""
+    # The prefix is tokenized together with the text, as the reference does: a token may span their border.
+    prefix = encoder.prefixes.get(kind, "")
+    whole = encoder.tokenizer.encode_batch_fast([prefix + text for text in texts], add_special_tokens=False)
+    limit = encoder.max_input - len(encoder.opening) - len(encoder.closing)
+    return [[*encoder.opening, *one.ids[:limit], *encoder.closing] for one in whole]
+
+
+def encode_batch(encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return unit vectors `(b, d)` float32 for token ids of similar length."""
+    lengths = np.array([len(one) for one in ids])
+    width = int(lengths.max())
+    padded = np.zeros((len(ids), width), np.int32)
+    for row, one in enumerate(ids):
+        padded[row, : len(one)] = one
+    there = np.arange(width)[None, :] < lengths[:, None]
+    # Causal attention never looks at what is padded on the right.
+    masked = encoder.pooling != "last" and not there.all()
+    mask = mx.array(np.where(there, 0.0, MASKED).astype(np.float32))[:, None, None, :] if masked else None
+    x = encoder.hidden(mx.array(padded), mask).astype(mx.float32)
+    if encoder.pooling == "first":
+        pooled = x[:, 0]
+    elif encoder.pooling == "last":
+        pooled = x[mx.arange(len(ids)), mx.array(lengths - 1)]
+    else:
+        weight = mx.array(there.astype(np.float32))[:, :, None]
+        pooled = (x * weight).sum(axis=1) / mx.array(lengths.astype(np.float32))[:, None]
+    unit = pooled / mx.maximum(mx.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    return np.array(unit)

@@ -1,0 +1,111 @@
+"""Question and passage together to one score: cross-encoders of the BERT family.
+
+Slower than comparing vectors by the length of the list, and better: each passage is read beside
+the question.  Used on the first few dozen hits only.
+
+Source: Nogueira and Cho 2019 (arXiv:1901.04085).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from tokenizers import Tokenizer
+
+from mlxrag.errors import BadInput
+from mlxrag.model.bert import FAMILY, Bert, renamed, shape_of
+from mlxrag.model.checkpoint import read_checkpoint
+from mlxrag.model.encode import MASKED, fill, read_weights
+from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
+from mlxrag.workspace import Workspace
+
+
+@dataclass(frozen=True, eq=False)
+class Reranker:
+    """A loaded cross-encoder with one output.
+
+    Attributes:
+        name: what the user called it.
+        tokenizer: makes pairs, without truncation and padding.
+        max_input: most tokens of a pair, special tokens counted.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    network: Bert
+    max_input: int
+
+
+def load_reranker(ref: str, workspace: Workspace) -> Reranker:
+    """Load a cross-encoder: a directory, a model of the workspace, or a hub id.
+
+    Raises:
+        NotFound: no such model here, nor on the hub.
+        BadInput: a broken checkpoint, of another family, or with other than one output.
+    """
+    path = find_encoder(ref, workspace)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config["model_type"] not in FAMILY:
+        raise BadInput(
+            f"{path}: a cross-encoder of type {checkpoint.config['model_type']!r} is not one of {', '.join(FAMILY)}"
+        )
+    weights = renamed(read_weights(checkpoint), labels=1)
+    if "head.out.weight" not in weights or weights["head.out.weight"].shape[0] != 1:
+        raise BadInput(f"{path}: has no scoring head with one output, so it is no cross-encoder")
+    network = Bert(shape_of(checkpoint.config, labels=1))
+    fill(network, checkpoint, weights)
+    mx.eval(network.parameters())
+    network.eval()
+    return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config))
+
+
+def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_tokens: int = 2048) -> np.ndarray:
+    """Return how well each text answers the question: logits, higher is better.
+
+    Args:
+        reranker: the cross-encoder.
+        question: cut to half of the input where it is longer.
+        texts: cut at their ends to what then fits.
+        batch_tokens: tokens of a batch, padding included.
+
+    Returns:
+        `(len(texts),)` float32, in the order of `texts`.
+    """
+    pairs = [pair_ids(reranker, question, text) for text in texts]
+    order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]))
+    scores = np.empty(len(texts), np.float32)
+    start = 0
+    while start < len(order):
+        width = len(pairs[order[start]][0])
+        rows = order[start : start + max(1, batch_tokens // width)]
+        ids, types = np.zeros((2, len(rows), width), np.int32)
+        mask = np.full((len(rows), 1, 1, width), MASKED, np.float32)
+        for i, row in enumerate(rows):
+            n = len(pairs[row][0])
+            ids[i, :n], types[i, :n] = pairs[row]
+            mask[i, :, :, :n] = 0.0
+        scores[rows] = np.array(score_ids(reranker.network, mx.array(ids), mx.array(mask), mx.array(types)))
+        start += len(rows)
+    return scores
+
+
+def score_ids(network: Bert, ids: mx.array, mask: mx.array | None, types: mx.array) -> mx.array:
+    """Return the first logit `(b,)` float32 of token ids `(b, t)` with segments `(b, t)`."""
+    return network.head(network(ids, mask, types)[:, 0])[:, 0].astype(mx.float32)
+
+
+def pair_ids(reranker: Reranker, question: str, text: str) -> tuple[list[int], list[int]]:
+    """Return token ids and segments of a pair, cut to what the network can read."""
+    tokenizer = reranker.tokenizer
+    first = tokenizer.encode(question, add_special_tokens=False)
+    second = tokenizer.encode(text, add_special_tokens=False)
+    room = reranker.max_input - tokenizer.num_special_tokens_to_add(is_pair=True)
+    first.truncate(min(len(first.ids), room // 2))
+    second.truncate(min(len(second.ids), room - len(first.ids)))
+    both = tokenizer.post_process(first, second)
+    # RoBERTa has one segment; its tokenizer may still number two.
+    types = both.type_ids if reranker.network.types.weight.shape[0] > 1 else [0] * len(both.ids)
+    return both.ids, types
