@@ -67,11 +67,15 @@ class Artefact:
 
 @dataclass(slots=True)
 class Draft:
-    """An artefact being made; `path` is a temporary neighbour of where it will be."""
+    """An artefact being made; `path` is a temporary neighbour of where it will be.
+
+    `version` may be set while the files are written, where the name is the hash of their content.
+    """
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     artefact: Artefact | None = None
+    version: str | None = None
 
     def note(self, **facts: Any) -> None:
         """Add facts, such as scores or a proof, to the manifest."""
@@ -152,7 +156,7 @@ def create(
         for p in files.values():
             _fsync(p)
         with lock(workspace, f"{kind}-{name}"):
-            version = version or _next_version(home)
+            version = version or draft.version or _next_version(home)
             final = home / version
             if not (final / "manifest.json").is_file():
                 if final.exists():
