@@ -1,0 +1,1 @@
+"""Bytes of one file -> pieces of text; one file per kind of format, none knows of paths, processes or passages."""
