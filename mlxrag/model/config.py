@@ -1,67 +1,23 @@
-"""config.json as mlx-lm reads it: what newer writers renamed, put back; what would be ignored, said.
+"""config.json as mlx-lm reads it: what newer writers renamed, put back.
 
 transformers 5 keeps everything about rotary positions in one table, `rope_parameters`, and some
 per-layer facts in lists; mlx-lm's `ModelArgs` read the older flat names and fall back to a
 default, silently, when they are missing.  Strategy: rewrite the config to the older names (both
-are kept), note each change, and after the network is built report every key that changes the
-mathematics and that nothing has read.
+are kept) and note each change.  What is not read even so is the business of `unread.py`.
 
 This file knows nothing of arrays, weights or mlx-lm; it maps dictionaries to dictionaries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Config = dict[str, Any]
+from mlxrag.model.architectures import LAYER_KINDS, MISSING, SAME_AS, WRAPPED, Config
 
 # Rope types that mean "nothing but a base".
 PLAIN_ROPE = ("default", "none", "")
-
-# Keys that never change what a network computes at inference: identity, tokens, training, output.
-INERT = frozenset(
-    """
-    _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config
-    add_cross_attention architectures attention_dropout attention_probs_dropout_prob attn_pdrop auto_map
-    bos_token_id chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id
-    dropout dtype embd_pdrop embedding_dropout eos_token_id finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing head_type hidden_dropout hidden_dropout_prob id2label
-    initializer_factor initializer_range is_decoder is_encoder_decoder label2id
-    max_position_embeddings mlxrag model_max_length model_type num_labels output_attentions
-    output_hidden_states output_router_logits pad_token_id prefix problem_type quantization
-    quantization_config resid_dropout resid_pdrop residual_dropout return_dict router_aux_loss_coef
-    router_jitter_noise router_z_loss_coef sep_token_id summary_activation summary_first_dropout
-    summary_proj_to_labels summary_type summary_use_proj task_specific_params tf_legacy_loss
-    tokenizer_class torch_dtype torchscript transformers_version unk_token_id use_bfloat16 use_cache
-    use_return_dict use_mems rope_parameters rope_scaling seq_length
-    """.split()  # noqa: SIM905 - a list of quoted words reads worse
-)
-
-# Values at which it does no harm that a key is not read: the layer it would change is plain.
-# A tuple lists several; None stands for null.
-HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "attention_bias": (False, None),
-    "attention_out_bias": (False, None),
-    "attn_logit_softcapping": (None,),
-    "clip_qkv": (None,),
-    "embedding_multiplier": (1, 1.0, None),
-    "final_logit_softcapping": (None,),
-    "hidden_act": ("silu", "swish"),
-    "hidden_activation": (None, "gelu_pytorch_tanh"),
-    "logits_scaling": (1, 1.0, None),
-    "mlp_bias": (False, None),
-    "partial_rotary_factor": (1, 1.0, None),
-    "pretraining_tp": (0, 1, None),
-    "qk_layernorm": (False, None),
-    "residual_multiplier": (1, 1.0, None),
-    "rope_traditional": (False, None),
-    "sliding_window": (None,),
-    "use_bidirectional_attention": (False, None),
-    "use_parallel_residual": (False, None),
-    "use_qk_norm": (False, None),
-    "use_sliding_window": (False, None),
-}
 
 
 def normalize_config(config: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
@@ -85,33 +41,11 @@ def normalize_config(config: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]
     notes: list[str] = []
     for step in STEPS:
         step(result, notes)
-    if isinstance(nested := result.get("text_config"), dict):
+    nested = result.get("text_config")
+    if isinstance(nested, dict) and nested.get("model_type") not in WRAPPED:
         result["text_config"], inner = normalize_config(nested)
         notes += [f"text_config.{note}" for note in inner]
     return result, tuple(notes)
-
-
-def unread(config: Mapping[str, Any], read: Collection[str]) -> tuple[str, ...]:
-    """Return the keys of `config` that change the mathematics, hold a telling value, and were not read.
-
-    Args:
-        config: a normalized config.
-        read: names that the network looked at while it was built and run.
-
-    Returns:
-        `key = value`, sorted; empty when everything that matters was read.
-    """
-    found = []
-    for key, value in config.items():
-        if key in read or key in INERT or key.startswith("_") or isinstance(value, dict):
-            continue
-        if key in HARMLESS:
-            if value in HARMLESS[key]:
-                continue
-        elif value is None or value is False:
-            continue
-        found.append(f"{key} = {value!r}")
-    return tuple(sorted(found))
 
 
 def decode_floats(value: Any) -> Any:
@@ -170,19 +104,62 @@ def name_rope_type(config: Config, notes: list[str]) -> None:
         put(config, notes, "rope_scaling", scaling | {"type": kind, "rope_type": kind}, "rope_scaling")
 
 
-def derive_pattern(config: Config, notes: list[str]) -> None:
-    """Write `sliding_window_pattern` from a periodic `layer_types`, and the other way round for mistral.
+def fix_longrope(config: Config, notes: list[str]) -> None:
+    """Make mlx-lm's longrope use the short factors, which hold for the lengths the model was trained on.
+
+    Source: transformers 5.23, modeling_rope_utils.py, `_compute_longrope_parameters`: the long factors are for
+    sequences beyond `original_max_position_embeddings`.  mlx-lm uses the long ones for every length, and takes the
+    attention factor from `max_position_embeddings` alone.
+    """
+    scaling = config.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("rope_type") not in ("longrope", "su"):
+        return
+    if "short_factor" not in scaling or scaling.get("long_factor") == scaling["short_factor"]:
+        return
+    trained = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
+    trained = int(trained or config["max_position_embeddings"])
+    changed = scaling | {"long_factor": scaling["short_factor"], "original_max_position_embeddings": trained}
+    put(config, notes, "rope_scaling", changed | {"kept_long_factor": scaling["long_factor"]}, "short_factor")
+    put(config, notes, "original_max_position_embeddings", trained, "rope_scaling")
+    factor = scaling.get("factor") or config["max_position_embeddings"] / trained
+    if (attention := scaling.get("attention_factor")) is not None:
+        factor = math.exp((attention**2 - 1) * math.log(trained))
+    if (wanted := round(trained * factor)) != config["max_position_embeddings"]:
+        put(config, notes, "max_position_embeddings", wanted, "the factor of longrope")
+
+
+def fix_yarn(config: Config, notes: list[str]) -> None:
+    """Write an explicit `attention_factor` of yarn as the `mscale` that gives the same."""
+    scaling = config.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("rope_type") != "yarn":
+        return
+    factor, attention = scaling.get("factor"), scaling.get("attention_factor")
+    if attention is None or not factor or factor <= 1:
+        return
+    changed = scaling | {"mscale": (attention - 1) / (0.1 * math.log(factor)), "mscale_all_dim": 0}
+    put(config, notes, "rope_scaling", changed, "attention_factor")
+
+
+def name_layers(config: Config, notes: list[str]) -> None:
+    """Write the kinds of layers in the words, or as the pattern, that mlx-lm reads.
 
     `sliding_window_pattern` p means: layer i attends to everything where p divides i + 1.
     """
     kinds = config.get("layer_types")
-    if isinstance(kinds, list) and "sliding_attention" in kinds:
-        pattern = period(kinds)
-        if pattern is not None:
-            put(config, notes, "sliding_window_pattern", pattern, "layer_types")
-    elif not kinds and config.get("model_type") == "mistral" and config.get("sliding_window"):
-        # mlx-lm runs mistral as llama, which windows only the layers named in layer_types.
-        put(config, notes, "layer_types", ["sliding_attention"] * config["num_hidden_layers"], "sliding_window")
+    if not isinstance(kinds, list):
+        return
+    words = LAYER_KINDS.get(str(config.get("model_type")))
+    if words and (renamed := [words.get(kind, kind) for kind in kinds]) != kinds:
+        put(config, notes, "layer_types", renamed, "layer_types")
+    if "sliding_attention" not in kinds:
+        return
+    if config.get("model_type") == "exaone4":
+        letters = "".join("L" if kind == "sliding_attention" else "G" for kind in kinds)
+        put(config, notes, "sliding_window_pattern", letters, "layer_types")
+    elif (pattern := period(kinds)) is not None and not (
+        config.get("model_type") == "gemma3_text" and pattern > len(kinds)
+    ):
+        put(config, notes, "sliding_window_pattern", pattern, "layer_types")
 
 
 def period(kinds: Sequence[str]) -> int | None:
@@ -197,20 +174,83 @@ def period(kinds: Sequence[str]) -> int | None:
     return first if full == [i for i in range(len(kinds)) if (i + 1) % first == 0] else None
 
 
-def fill_required(config: Config, notes: list[str]) -> None:
-    """Write the keys that some `ModelArgs` demand and that newer writers leave out when they follow from others."""
+def unslide_short_gemma(config: Config, notes: list[str]) -> None:
+    """Let a gemma3 with fewer layers than its pattern, so that all slide, attend to everything instead.
+
+    mlx-lm looks up the cache of layer `pattern - 1` and fails where there is none; up to one window the
+    two are the same.
+    """
+    layers = config.get("num_hidden_layers")
+    kinds = config.get("layer_types") or ["sliding_attention"] * min(
+        config.get("sliding_window_pattern", 6) - 1, layers or 0
+    )
+    if config.get("model_type") != "gemma3_text" or len(kinds) != layers or set(kinds) != {"sliding_attention"}:
+        return
+    put(config, notes, "sliding_window_pattern", 1, "layer_types")
+    put(config, notes, "rope_theta", config.get("rope_local_base_freq", 10_000.0), "rope_local_base_freq")
+    put(config, notes, "rope_scaling", None, "layer_types")
+
+
+def fill_missing(config: Config, notes: list[str]) -> None:
+    """Write the keys that some networks demand and that newer writers leave out or renamed."""
+    for new, old in (("num_local_experts", "num_experts"), ("num_experts", "num_local_experts")):
+        if config.get(new) is not None and config.get(old) is None:
+            put(config, notes, old, config[new], new)
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
-    if heads and config.get("num_key_value_heads") is None and "num_attention_heads" in config:
+    if heads and "num_key_value_heads" in config and config["num_key_value_heads"] is None:
         put(config, notes, "num_key_value_heads", heads, "num_attention_heads")
-    if heads and width and config.get("head_dim") is None and "head_dim" in config:
+    if heads and width and "head_dim" in config and config["head_dim"] is None:
         put(config, notes, "head_dim", width // heads, "hidden_size")
+    for key, rule in MISSING.get(str(config.get("model_type")), {}).items():
+        if config.get(key) is None and (value := rule(config)) is not None:
+            put(config, notes, key, value, "what the architecture implies")
     if "dtype" in config and "torch_dtype" not in config:
         config["torch_dtype"] = config["dtype"]  # the type of the weights, no mathematics
+    if config.get("model_type") == "granitemoehybrid" and not config.get("num_local_experts"):
+        # Without experts the shared MLP is the only one, and mlx-lm sizes it by intermediate_size.
+        put(config, notes, "intermediate_size", config.get("shared_intermediate_size"), "shared_intermediate_size")
+    layers = config.get("per_layer_config")
+    if config.get("model_type") == "gemma4_text" and isinstance(layers, dict):
+        wide = [entry["head_dim"] for entry in layers.values() if "head_dim" in entry]
+        put(config, notes, "global_head_dim", max(wide, default=config.get("head_dim")), "per_layer_config")
+
+
+def rotate_as_llama(config: Config, notes: list[str]) -> None:
+    """Write glm's rope, which turns the first part of each head, as the proportional rope of mlx-lm's llama.
+
+    mlx-lm's own glm turns whole heads.  Its proportional rope takes powers of the base over the whole head, so
+    the base must grow for the frequencies to be the same: theta^(e / turned) = (theta^(head / turned))^(e / head).
+    """
+    if config.get("model_type") != "glm":
+        return
+    share = float(config.get("partial_rotary_factor") or 0.5)
+    scaling = {"type": "proportional", "rope_type": "proportional", "partial_rotary_factor": share}
+    put(config, notes, "rope_scaling", scaling, "partial_rotary_factor")
+    put(config, notes, "rope_theta", float(config.get("rope_theta", 10_000.0)) ** (1 / share), "partial_rotary_factor")
+    put(config, notes, "rope_traditional", True, "the architecture")
+    config["mlp_bias"] = False
+    # Left under its name it would be read again, and the base put back.
+    config["kept_rope_parameters"] = config.pop("rope_parameters", None)
+
+
+def rename(config: Config, notes: list[str]) -> None:
+    """Name the network of mlx-lm that computes the same, where it has none of the config's own name."""
+    kind = str(config.get("model_type"))
+    if kind in SAME_AS:
+        put(config, notes, "model_type", SAME_AS[kind], "the same network under another name")
+    elif kind in WRAPPED:
+        config["text_config"] = dict(config)
+        put(config, notes, "model_type", WRAPPED[kind], "the same network, wrapped")
 
 
 STEPS: tuple[Callable[[Config, list[str]], None], ...] = (
     flatten_rope,
     name_rope_type,
-    derive_pattern,
-    fill_required,
+    fix_longrope,
+    fix_yarn,
+    name_layers,
+    unslide_short_gemma,
+    fill_missing,
+    rotate_as_llama,
+    rename,
 )
