@@ -50,7 +50,7 @@ class Encoding(Table):
     """How texts become vectors."""
 
     encoder: str = Field("all-MiniLM-L6-v2", description="Encoder: a directory, a hub id or all-MiniLM-L6-v2.")
-    encoder_bits: Literal[4, 8] | None = Field(None, description="Quantize the encoder to this many bits on loading.")
+    encoder_bits: int = Field(0, ge=0, le=8, description="Quantize the encoder to this many bits on loading; 0 leaves it as it is.")
     encoder_max_tokens: int = Field(0, ge=0, description="Cut texts at this many tokens; 0 is the encoder's own limit.")
     encode_tokens: int = Field(4096, ge=64, description="Tokens encoded at once, padding included.")
     question_prefix: str | None = Field(None, description="Put before each question; the encoder's own unless given.")

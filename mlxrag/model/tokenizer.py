@@ -258,7 +258,9 @@ def load_tokenizer(path: Path, eos_ids: Iterable[int] = (), model_type: str = ""
     file = path / "tokenizer.json"
     if not file.is_file():
         if not any((path / name).is_file() for name in SPARE):
-            raise NotFound(f"{path} has no tokenizer (tokenizer.json or tokenizer.model); copy it from the original model")
+            raise NotFound(
+                f"{path} has no tokenizer (tokenizer.json or tokenizer.model); copy it from the original model"
+            )
         backend, special = _by_transformers(path)
         return Tokenizer(backend, special, template, eos_ids)
     try:

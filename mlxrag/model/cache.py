@@ -1,0 +1,367 @@
+"""Keys and values of earlier prompts, kept for the next one that begins alike.
+
+Strategy: an entry is a list of token ids and the layers' caches after them.  A new prompt takes the
+entry with the longest common beginning, cut back to it; layers that cannot be cut back (sliding
+windows that have slid, recurrent layers) are reused only where a whole entry is a beginning of the
+prompt, for which `put_segment` keeps copies at the ends of segments.  Entries are bound to a key:
+the hash of weights, adapter, template and cache layout.  Under another key they do not exist, so a
+wrong reuse cannot happen.  The least recently used entries go first when the memory is full; on
+disk, an entry is one safetensors file that names its key and its tokens.
+
+Knows nothing of passages; whoever lays out a prompt puts what repeats first.
+
+Source: the idea of a prefix cache, SGLang's RadixAttention (arXiv:2312.07104); the layers' caches
+and their file format are mlx_lm's.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache, save_prompt_cache
+
+from mlxrag.errors import BadInput
+from mlxrag.model.load import Model
+from mlxrag.settings import Caching
+
+LEAST = 16  # a shorter common beginning is not worth a copy
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a store has saved so far.
+
+    Attributes:
+        prompts: prompts that were looked up.
+        hits: of them, those that found a beginning.
+        prompt_tokens: tokens of all prompts.
+        reused_tokens: of them, those that were not processed again.
+        seconds_saved: time their processing would have taken, at the speed measured on the others.
+        bytes_read: bytes that came from disk.
+    """
+
+    prompts: int = 0
+    hits: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    seconds_saved: float = 0.0
+    bytes_read: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the prompt tokens that were reused; None before the first prompt."""
+        return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+
+@dataclass(slots=True)
+class Entry:
+    """The layers' caches after some tokens."""
+
+    tokens: tuple[int, ...]
+    cache: list[Any]
+    nbytes: int
+
+
+@dataclass(slots=True)
+class KVStore:
+    """Keys and values in memory, least recently used first, and on disk.
+
+    Attributes:
+        memory: most bytes in memory; 0 keeps nothing there.
+        folder: directory for entries on disk, or None.
+        disk: most bytes on disk.
+        disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.
+        usage: what it has saved.
+    """
+
+    memory: int
+    folder: Path | None = None
+    disk: int = 0
+    disk_bits: int = 0
+    usage: Usage = field(default_factory=Usage)
+    _entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = field(default_factory=OrderedDict)
+    _speed: float = 0.0  # seconds per token processed, the latest
+    _files: dict[str, tuple[str, tuple[int, ...], int]] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    def take(self, key: str, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
+        """Return the caches of the longest known beginning of `tokens`, and its length; or None and 0.
+
+        At least one token is left for the caller to process.  What is returned is the caller's to change.
+        """
+        self.usage.prompts += 1
+        self.usage.prompt_tokens += len(tokens)
+        wanted = tuple(tokens)
+        best, length = self._best(key, wanted)
+        stored = self._best_file(key, wanted, length)
+        if stored is not None:
+            best, length = stored
+        if best is None or length < min(LEAST, len(wanted) - 1):
+            return None, 0
+        self._entries[key, best.tokens] = best
+        self._entries.move_to_end((key, best.tokens))
+        cache = copy.deepcopy(best.cache)
+        if length < len(best.tokens):
+            cut_back(cache, len(best.tokens) - length)
+        self.usage.hits += 1
+        self.usage.reused_tokens += length
+        self.usage.seconds_saved += self._speed * length
+        self._shrink()
+        return cache, length
+
+    def put(self, key: str, tokens: Sequence[int], cache: list[Any], seconds: float = 0.0, processed: int = 0) -> None:
+        """Keep the caches after `tokens`; the store owns them from now on.
+
+        Args:
+            key: what they are bound to.
+            tokens: ids whose keys and values are in the caches, all of them.
+            cache: one entry per layer.
+            seconds: time that processing took.
+            processed: tokens that were processed in that time.
+        """
+        if seconds > 0 and processed > 0:
+            self._speed = seconds / processed
+        known = tuple(tokens)
+        if len(known) < LEAST or not (self.memory or self.disk):
+            return
+        if can_cut(cache):
+            # It serves all its own beginnings too.
+            for other in [
+                k for k in self._entries if k[0] == key and len(k[1]) <= len(known) and known[: len(k[1])] == k[1]
+            ]:
+                del self._entries[other]
+        self._entries[key, known] = Entry(known, cache, sum(c.nbytes for c in cache))
+        self._entries.move_to_end((key, known))
+        self._shrink()
+
+    def put_segment(self, key: str, tokens: Sequence[int], cache: list[Any]) -> None:
+        """Keep a copy at the end of a segment, where the whole could not be cut back to it later."""
+        if not can_cut(cache):
+            self.put(key, tokens, copy.deepcopy(cache))
+
+    def save(self, key: str, tokens: Sequence[int], cache: list[Any] | None = None) -> Path | None:
+        """Write an entry to disk, whole or not at all, and drop the oldest files beyond the limit.
+
+        Args:
+            key: what it is bound to.
+            tokens: its ids.
+            cache: its caches; those in memory unless given.
+
+        Returns:
+            The file; None where there is no folder or no such entry.
+        """
+        known = tuple(tokens)
+        if cache is None:
+            found = self._entries.get((key, known))
+            cache = found.cache if found is not None else None
+        if self.folder is None or not self.disk or cache is None:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(f"{key} {known}".encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
+        temporary = self.folder / f".{name}.{os.getpid()}.safetensors"
+        if self.disk_bits:
+            cache = [c.to_quantized(group_size=32, bits=self.disk_bits) if type(c) is KVCache else c for c in cache]
+        facts = {"key": key, "tokens": json.dumps(known), "bits": str(self.disk_bits)}
+        try:
+            save_prompt_cache(str(temporary), cache, facts)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._files = None
+        files = sorted(self.folder.glob("[!.]*.safetensors"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        total = 0
+        for file in files:
+            total += file.stat().st_size
+            if total > self.disk:
+                file.unlink(missing_ok=True)
+        return path if path.exists() else None
+
+    def save_all(self) -> int:
+        """Write every entry in memory to disk and return how many files there are now."""
+        for key, known in list(self._entries):
+            self.save(key, known)
+        return len(self._index())
+
+    def clear(self) -> None:
+        """Give back the memory; files stay."""
+        self._entries.clear()
+
+    def relieve(self, nbytes: int) -> int:
+        """Let go of at least so many bytes, the least recently used first; returns what was freed."""
+        freed = 0
+        while freed < nbytes and self._entries:
+            freed += self._entries.popitem(last=False)[1].nbytes
+        return freed
+
+    def _shrink(self) -> None:
+        while self._entries and self.nbytes > self.memory:
+            self._entries.popitem(last=False)
+
+    def _best(self, key: str, wanted: tuple[int, ...]) -> tuple[Entry | None, int]:
+        best, length = None, 0
+        for (owner, known), entry in self._entries.items():
+            if owner != key:
+                continue
+            n = min(common(known, wanted), len(wanted) - 1)
+            if n < len(known) and not can_cut(entry.cache):
+                continue
+            if n > length:
+                best, length = entry, n
+        return best, length
+
+    def _best_file(self, key: str, wanted: tuple[int, ...], least: int) -> tuple[Entry, int] | None:
+        """Return an entry on disk that is longer by enough to be worth reading."""
+        best = None
+        for name, (owner, known, _) in self._index().items():
+            n = min(common(known, wanted), len(wanted) - 1) if owner == key else 0
+            if n >= least + LEAST:
+                best, least = name, n
+        if best is None or self.folder is None:
+            return None
+        path = self.folder / best
+        try:
+            cache, facts = load_prompt_cache(str(path), return_metadata=True)
+        except (RuntimeError, ValueError, KeyError, OSError):
+            path.unlink(missing_ok=True)  # cut short by a crash of the machine; it can be made again
+            self._files = None
+            return None
+        known = tuple(json.loads(facts["tokens"]))
+        if facts["key"] != key or common(known, wanted) < least:
+            return None
+        cache = [restore(c) if facts["bits"] != "0" else c for c in cache]
+        mx.eval([a for c in cache for _, a in tree_flatten(c.state) if isinstance(a, mx.array)])
+        if least < len(known) and not can_cut(cache):
+            return None
+        self.usage.bytes_read += path.stat().st_size
+        path.touch()
+        return Entry(known, cache, sum(c.nbytes for c in cache)), least
+
+    def _index(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """Return key, tokens and size of each file, read from the headers alone, once."""
+        if self.folder is None or not self.disk or not self.folder.is_dir():
+            return {}
+        if self._files is None:
+            self._files = {}
+            for path in self.folder.glob("[!.]*.safetensors"):
+                try:
+                    with path.open("rb") as handle:
+                        size = int.from_bytes(handle.read(8), "little")
+                        facts = json.loads(handle.read(size))["__metadata__"]
+                    # mlx_lm flattens its metadata: our table is its first part.
+                    known = tuple(json.loads(facts["0.tokens"]))
+                    self._files[path.name] = (facts["0.key"], known, path.stat().st_size)
+                except (OSError, ValueError, KeyError, OverflowError):
+                    continue
+        return self._files
+
+
+def store_key(model: Model, caching: Caching) -> str:
+    """Return what keys and values of this model are bound to, in hex.
+
+    Weights and quantization (by the fingerprint of the parameters), the adapter's values, the chat
+    template, and how the caches are laid out.
+    """
+    placed = model.network.__dict__.get("_resident")
+    active = placed[placed.active] if placed is not None and placed.active is not None else None
+    mark = ""
+    if active is not None:
+        digest = hashlib.sha256(f"{active.name} {active.scale}".encode())
+        for name, array in sorted(active.weights.items()):
+            digest.update(f"{name}{array.shape}{array.dtype}".encode())
+            digest.update(bytes(memoryview(array.astype(mx.float32).reshape(-1)[:: max(1, array.size // 256)])))
+        mark = digest.hexdigest()
+    parts = (
+        model.fingerprint,
+        mark,
+        model.tokenizer.chat_template or "",
+        caching.max_kv_size,
+        caching.kv_bits,
+        caching.kv_group_size,
+        caching.quantized_kv_start,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def open_store(caching: Caching, folder: Path | None = None) -> KVStore:
+    """Return the store that the settings ask for."""
+    mib = 1 << 20
+    return KVStore(caching.cache_memory * mib, folder, caching.cache_disk * mib, caching.cache_disk_bits)
+
+
+def read_cache_file(path: Path) -> tuple[list[Any], dict[str, str]]:
+    """Read a prompt cache that `mlx_lm cache_prompt` wrote, and what it says of itself.
+
+    Raises:
+        BadInput: not there, or not such a file.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such prompt cache")
+    try:
+        cache, facts = load_prompt_cache(str(path), return_metadata=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BadInput(f"{path}: is no prompt cache of mlx_lm: {error}") from error
+    return cache, facts
+
+
+def quantize_cache(cache: list[Any], caching: Caching) -> None:
+    """Quantize layers that have grown past the start, in place, as mlx_lm does."""
+    if caching.kv_bits is None:
+        return
+    for i, layer in enumerate(cache):
+        if hasattr(layer, "to_quantized") and layer.offset >= caching.quantized_kv_start:
+            cache[i] = layer.to_quantized(group_size=caching.kv_group_size, bits=caching.kv_bits)
+
+
+def can_cut(cache: Sequence[Any]) -> bool:
+    """Return whether every layer can be cut back to fewer tokens."""
+    return all(layer.is_trimmable() for layer in cache)
+
+
+def cut_back(cache: Sequence[Any], count: int) -> None:
+    """Take the last `count` tokens out of every layer."""
+    for layer in cache:
+        layer.trim(count)
+
+
+def restore(layer: Any) -> Any:
+    """Return a plain layer for one that was quantized for the disk."""
+    if not isinstance(layer, QuantizedKVCache):
+        return layer
+    plain = KVCache()
+    sizes = {"group_size": layer.group_size, "bits": layer.bits}
+    plain.keys = mx.dequantize(*(part[..., : layer.offset, :] for part in layer.keys), **sizes)
+    plain.values = mx.dequantize(*(part[..., : layer.offset, :] for part in layer.values), **sizes)
+    plain.offset = layer.offset
+    return plain
+
+
+def common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Return how many leading tokens are the same; by halving, since comparing slices is quick.
+
+    Example:
+        >>> common((1, 2, 3, 4), (1, 2, 9))
+        2
+    """
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
