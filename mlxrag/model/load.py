@@ -10,7 +10,6 @@ Knows nothing of prompts and generation.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,31 +25,13 @@ from mlxrag.errors import BadInput, NotFound, nearest
 from mlxrag.model import hub
 from mlxrag.model.adapter import find_adapter
 from mlxrag.model.attach import resident
-from mlxrag.model.checkpoint import check_parameters, read_checkpoint
-from mlxrag.model.config import normalize_config
-from mlxrag.model.repair import repair
+from mlxrag.model.network import build as build
+from mlxrag.model.network import load_network as load_network
 from mlxrag.model.tokenizer import Tokenizer, load_tokenizer
 from mlxrag.settings import ModelSettings
 from mlxrag.workspace import Workspace, bundled, names, resolve
 
 READER = "reader"
-# Model types that are another type's network. Source: MODEL_REMAPPING of mlx_lm 0.32.2, utils.py.
-SAME_NETWORK = {
-    "mistral": "llama",
-    "llava": "mistral3",
-    "phi-msft": "phixtral",
-    "falcon_mamba": "mamba",
-    "joyai_llm_flash": "deepseek_v3",
-    "kimi_k2": "deepseek_v3",
-    "qwen2_5_vl": "qwen2_vl",
-    "minimax_m2": "minimax",
-    "iquestcoder": "llama",
-    "xverse": "llama",
-    "gemma4_unified": "gemma4",
-    "deepseek_v41_text": "deepseek_v41",
-}
-# The only bits and group size of the modes whose scales are bytes.
-BYTE_SCALED = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
 
 
 @dataclass(eq=False)
@@ -170,112 +151,6 @@ def locate(ref: str | Path, workspace: Workspace | None = None) -> tuple[Path, s
     raise NotFound(f"no model {text!r}: not a directory, not in the workspace and no hub id (organisation/name){hint}")
 
 
-def load_network(
-    path: Path, *, dtype: str = "auto", trust_remote_code: bool = False
-) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
-    """Build the network of a model directory and put its weights in.
-
-    Args:
-        path: the directory.
-        dtype: `auto` keeps what the file has, but makes half precision float32 where MLX computes on a CPU
-            (half precision is 30 to 60 times slower there); or the type to convert to.
-        trust_remote_code: allow the directory's own Python code to run.
-
-    Returns:
-        the network in evaluation mode, its normalized config, and notes of what was changed.
-
-    Raises:
-        NotFound, BadInput: see `load`.
-
-    Source: `load_model` of mlx_lm 0.32.2, utils.py.
-    """
-    found = read_checkpoint(path, trust_remote_code=trust_remote_code)
-    config, notes = normalize_config(found.config)
-    if "quantization" not in config and (_foreign(path, config) or "model_file" in config):
-        return _by_mlx_lm(path, config, trust_remote_code, notes)
-    network = build(config, path)
-    weights: dict[str, mx.array] = {}
-    for file in found.files:
-        loaded: Any = mx.load(str(file))
-        weights.update(loaded)
-    weights, repaired = repair(found.config, weights)
-    notes = (*notes, *repaired)
-    if hasattr(network, "sanitize"):
-        weights = network.sanitize(weights)
-    if config.get("quantization"):
-        quantize_to_fit(network, config["quantization"], weights)
-    wanted = {key: array.shape for key, array in tree_flatten(network.parameters())}
-    check_parameters(path, wanted, {key: array.shape for key, array in weights.items()})
-    network.eval()
-    network.load_weights(list(weights.items()), strict=True)
-    target = _dtype(dtype, network)
-    if target is not None:
-        network.set_dtype(target)
-        notes = (*notes, f"dtype: weights converted to {str(target).rpartition('.')[2]}")
-    mx.eval(network.parameters())
-    return network, config, notes
-
-
-def build(config: Mapping[str, Any], path: Path | None = None) -> nn.Module:
-    """Build mlx_lm's network for a normalized config, with random weights.
-
-    Raises:
-        BadInput: mlx_lm has no such model type, or the config lacks or contradicts something.
-    """
-    kind = str(config["model_type"])
-    where = f"{path / 'config.json'}: " if path else ""
-    if kind == "bailing_hybrid" and "BailingMoeV3ForCausalLM" in (config.get("architectures") or ()):
-        kind = "bailing_moe_v3"
-    name = SAME_NETWORK.get(kind, kind)
-    if not name.replace("-", "_").isidentifier():
-        raise BadInput(f"{where}model_type {kind!r} is no name of a network")
-    try:
-        module = importlib.import_module(f"mlx_lm.models.{name}")
-        model_class, args_class = module.Model, module.ModelArgs
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise BadInput(f"{where}model_type {kind!r} is not one that mlx_lm can run") from error
-    try:
-        network: nn.Module = model_class(args_class.from_dict(dict(config)))
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise BadInput(f"{where}does not describe a {kind} network: {error}") from error
-    return network
-
-
-def quantize_to_fit(network: nn.Module, quantization: Mapping[str, Any], weights: Mapping[str, mx.array]) -> None:
-    """Replace layers by quantized ones wherever the weights are quantized, so that they fit.
-
-    Args:
-        network: as `build` gave it.
-        quantization: the config's table: group_size, bits, mode, and exceptions by module path.
-        weights: after `sanitize`.
-    """
-
-    def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if path in quantization:
-            special: bool | dict[str, Any] = quantization[path]
-            return special
-        if not hasattr(module, "to_quantized") or f"{path}.scales" not in weights:
-            return False
-        packed, scales = weights[f"{path}.weight"], weights[f"{path}.scales"]
-        width = module.weight.shape[-1]
-        group, bits = width // scales.shape[-1], packed.shape[-1] * 32 // width
-        mode = "affine" if scales.dtype != mx.uint8 else BYTE_SCALED.get((bits, group))
-        if mode is None:
-            raise BadInput(f"{path}: {bits} bits in groups of {group} with byte scales is no mode that MLX knows")
-        params: dict[str, Any] = {"group_size": group, "bits": bits, "mode": mode}
-        if f"{path}.global_scale" in weights:
-            params["global_scale"] = True
-        return params
-
-    nn.quantize(
-        network,
-        group_size=quantization.get("group_size") or 64,
-        bits=quantization.get("bits") or 4,
-        mode=quantization.get("mode", "affine"),
-        class_predicate=choose,
-    )
-
-
 def stop_ids(path: Path, config: Mapping[str, Any]) -> list[int]:
     """Return the ids that end an answer: of generation_config.json where it says so, else of config.json."""
     generation = _read_json(path / "generation_config.json")
@@ -300,34 +175,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"{path}: is not valid JSON: {error}") from error
     return value if isinstance(value, dict) else {}
-
-
-def _foreign(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the weights are in a quantized format that mlx_lm converts while it loads."""
-    table = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    return bool(table) or (path / "hf_quant_config.json").is_file()
-
-
-def _by_mlx_lm(
-    path: Path, config: dict[str, Any], trust_remote_code: bool, notes: tuple[str, ...]
-) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
-    from mlx_lm.utils import load_model
-
-    try:
-        network, loaded = load_model(path, model_config=config, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
-    return network, loaded, notes
-
-
-def _dtype(wanted: str, network: nn.Module) -> mx.Dtype | None:
-    """Return the type to convert to, or None."""
-    if wanted == "keep":
-        return None
-    if wanted != "auto":
-        target: mx.Dtype = getattr(mx, wanted)
-        return target
-    if mx.default_device() != mx.cpu:
-        return None
-    half = [a for _, a in tree_flatten(network.parameters()) if a.dtype in (mx.float16, mx.bfloat16)]
-    return mx.float32 if half else None
