@@ -24,13 +24,13 @@ class StandIn(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         with _lock:
             if self.__class__ is StandIn:
-                self.__class__ = ModuleType  # first, so that its own imports see a plain package
+                self.__class__ = ModuleType  # type: ignore[assignment]  # first, so that its own imports see a plain package
                 spec = self.__spec__
                 assert spec is not None and spec.loader is not None
                 try:
                     spec.loader.exec_module(self)
                 except BaseException:
-                    self.__class__ = StandIn  # type: ignore[assignment]
+                    self.__class__ = StandIn
                     raise
         return getattr(self, name)
 

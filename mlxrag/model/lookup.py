@@ -312,16 +312,16 @@ def verified(
             if not wanted and step < limit:
                 following = forward(token, 1, step)
                 mx.async_eval(*following)
-            value: Any = token.item()
+            chosen: Any = token.item()
             score: Any = logprob.item()
-            drafter.add(value)
+            drafter.add(chosen)
             if following is not None:
-                work.fed.append(value)
+                work.fed.append(chosen)
                 drafter.checked(0, 0, time.perf_counter() - began)
                 began = time.perf_counter()
-            yield value, score, False
+            yield chosen, score, False
             if following is None:
-                pending = [value]
+                pending = [chosen]
                 break
             token, logprob = following
             step += 1
