@@ -6,6 +6,7 @@ distributions; `difference` says what came, went and changed, and tests whether 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mlxrag.data.dataset import Dataset, row_digest, stale
 from mlxrag.data.duplicates import pairs, signatures
 from mlxrag.data.example import Example
 from mlxrag.data.quality import QUALITY, Spread, distinct, spread
-from mlxrag.data.words import language_of, normal, words
+from mlxrag.data.words import language_of, normal, overlap_f1, words
 
 NEAR = 0.8
 SAME_QUESTION = 0.9
@@ -168,15 +169,14 @@ def question_pairs(dataset: Dataset) -> list[Finding]:
     faults = []
     for i, j, alike in pairs(signatures(k[2] for k in kept), SAME_QUESTION):
         (a, first, question, answers, sources), (b, second, _, others, elsewhere) = kept[i], kept[j]
-        same = {normal(x) for x in answers} & {normal(x) for x in others} or (not answers and not others)
+        agree = max((overlap_f1(normal(x).split(), normal(y).split()) for x in answers for y in others), default=0.0)
+        same = agree >= 0.5 or (not answers and not others)
         ids = (first, second)
         if not same and sources & elsewhere and normal(question) == normal(kept[j][2]):
-            detail = f"{question!r}: {answers[0] if answers else 'unanswerable'!r} and {others[0] if others else 'unanswerable'!r}"
-            faults.append(Finding("contradictory answers", True, ids, detail))
+            said = [repr(x[0]) if x else "unanswerable" for x in (answers, others)]
+            faults.append(Finding("contradictory answers", True, ids, f"{question!r}: {said[0]} and {said[1]}"))
         elif a != b:
-            faults.append(
-                Finding("question in two splits", bool(same), ids, f"{question!r} in {a} and {b}, {alike:.2f}")
-            )
+            faults.append(Finding("question in two splits", same, ids, f"{question!r} in {a} and {b}, {alike:.2f}"))
         elif same:
             faults.append(Finding("question asked twice", False, ids, f"{question!r}, {alike:.2f}"))
     return faults
@@ -227,6 +227,7 @@ class Difference:
         a, b: refs.
         added, removed: ids only in `b`, only in `a` (16 hex digits).
         changed: (id in `a`, id in `b`): the same question on the same passages, with other answers or labels.
+        moved: ids that are as they were, in another split.
         same: examples in both, as they were.
         shifts: a test for each field.
     """
@@ -236,6 +237,7 @@ class Difference:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[tuple[str, str], ...]
+    moved: tuple[str, ...]
     same: int
     shifts: tuple[Shift, ...]
 
@@ -243,14 +245,15 @@ class Difference:
 def difference(a: Dataset, b: Dataset) -> Difference:
     """Compare two versions example by example; holds some 200 bytes an example."""
     left, right = dict(_rows(a)), dict(_rows(b))
-    same = {k for k in left.keys() & right.keys() if left[k][1] == right[k][1]}
-    moved = [(k, k) for k in left.keys() & right.keys() if left[k][1] != right[k][1]]
-    by_question = {left[k][0]: k for k in left.keys() - right.keys()}
-    renamed = [(by_question[right[k][0]], k) for k in sorted(right.keys() - left.keys()) if right[k][0] in by_question]
-    changed = (*sorted(moved), *renamed)
+    both, new, gone = left.keys() & right.keys(), right.keys() - left.keys(), left.keys() - right.keys()
+    edited = {k for k in both if left[k].content != right[k].content}
+    moved = {k for k in both - edited if left[k].split != right[k].split}
+    by_question = {left[k].question: k for k in gone}
+    renamed = {k: by_question[right[k].question] for k in new if right[k].question in by_question}
+    changed = sorted({(k, k) for k in edited} | {(old, k) for k, old in renamed.items()})
     return Difference(
-        a.ref, b.ref, tuple(sorted(right.keys() - left.keys() - {k for _, k in changed})),
-        tuple(sorted(left.keys() - right.keys() - {k for k, _ in changed})), tuple(changed), len(same), tuple(shifts(a, b)),
+        a.ref, b.ref, tuple(sorted(new - renamed.keys())), tuple(sorted(gone - set(renamed.values()))),
+        tuple(changed), tuple(sorted(moved)), len(both - edited - moved), tuple(shifts(a, b)),
     )  # fmt: skip
 
 
@@ -279,10 +282,18 @@ def shifts(a: Dataset, b: Dataset) -> list[Shift]:
     return [Shift(what, test, None if p is None else holm[p], x, y) for what, test, p, x, y in found]
 
 
-def _rows(dataset: Dataset) -> Iterator[tuple[str, tuple[str, bytes]]]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    question: bytes
+    content: bytes
+    split: str
+
+
+def _rows(dataset: Dataset) -> Iterator[tuple[str, _Row]]:
     for split, example in dataset.splits():
-        question = f"{normal(example.question)}\0{chr(0).join(sorted(p.text for p in example.passages))}"
-        yield example.id, (question if len(question) < 40 else f"{hash(question):x}", row_digest(split, example))
+        asked = "\0".join((normal(example.question), *sorted(p.text for p in example.passages)))
+        digest = hashlib.sha256(asked.encode()).digest()[:16]
+        yield example.id, _Row(digest, row_digest("", example), split)
 
 
 def _fields(dataset: Dataset) -> dict[str, Any]:

@@ -132,8 +132,9 @@ def freeze(
                     continue
                 if split not in writers:
                     writers[split] = stack.enter_context(SplitWriter(draft.path / f"{split}.arrow"))
-                writers[split].add(item)
-                digests += row_digest(split, item)
+                row = to_row(item)
+                writers[split].add(row)
+                digests += _digest(split, row)
                 for passage in item.passages:
                     documents.add(_key(passage.document_id))
                 tags.update(item.tags)
@@ -152,7 +153,11 @@ def freeze(
 
 def row_digest(split: str, example: Example) -> bytes:
     """Return 16 bytes that stand for an example's content and its split (canonical JSON, Unicode NFC)."""
-    text = json.dumps(to_row(example), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _digest(split, to_row(example))
+
+
+def _digest(split: str, row: Mapping[str, Any]) -> bytes:
+    text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{split}\0{unicodedata.normalize('NFC', text)}".encode()).digest()[:16]
 
 

@@ -6,7 +6,7 @@ examples; a row is found by its position at the cost of one batch (256 rows, abo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ def write_split(path: Path, examples: Iterable[Example]) -> int:
     count = 0
     with SplitWriter(path) as writer:
         for count, example in enumerate(examples, 1):  # noqa: B007
-            writer.add(example)
+            writer.add(to_row(example))
     return count
 
 
@@ -57,9 +57,9 @@ class SplitWriter:
         self._batch: list[dict[str, Any]] = []
         self.count = 0
 
-    def add(self, example: Example) -> None:
-        """Append an example."""
-        self._batch.append(table_row(example))
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append an example as `to_row` returns it."""
+        self._batch.append({**row, "gates": list(row["gates"].items())})
         self.count += 1
         if len(self._batch) == BATCH:
             self._flush()
@@ -103,7 +103,7 @@ class Split:
     def __iter__(self) -> Iterator[Example]:
         for number, reader in enumerate(self._readers):
             for batch in range(reader.num_record_batches):
-                yield from map(_example, self._read(number, batch))
+                yield from map(_example, self._read(number, batch).to_pylist())
 
     def __getitem__(self, position: int) -> Example:
         """Return the example at a position; IndexError beyond the end."""
@@ -113,7 +113,7 @@ class Split:
             raise IndexError(position)
         for number, size in enumerate(self._sizes):
             if position < size:
-                return _example(self._batch(number, position // BATCH)[position % BATCH])
+                return _example(self._batch(number, position // BATCH).slice(position % BATCH, 1).to_pylist()[0])
             position -= size
         raise IndexError(position)
 
@@ -126,8 +126,8 @@ class Split:
                 for batch in range(reader.num_record_batches):
                     yield from reader.get_batch(batch).column(0).to_pylist()
 
-    def _read(self, number: int, batch: int) -> list[dict[str, Any]]:
-        return self._readers[number].get_batch(batch).to_pylist()
+    def _read(self, number: int, batch: int) -> Any:
+        return self._readers[number].get_batch(batch)
 
 
 class Seen:

@@ -42,7 +42,7 @@ def test_default_encoder_equals_reference(tmp_path):
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "qwen3"])
 def test_hidden_states_equal_reference(tmp_path, name):
     """Each family's last hidden states equal transformers', with and without padding."""
-    _, hidden = build(toy(tmp_path, name), None)
+    _, hidden = build(toy(tmp_path, name))
     for i, ids in enumerate(made.IDS):
         if name == "xlm-roberta" and len(ids) > 40:
             continue

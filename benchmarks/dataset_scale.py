@@ -1,0 +1,127 @@
+"""Time and memory of a dataset of many examples: write, read, draw at random, split by document.
+
+    python benchmarks/dataset_scale.py --examples 1000000
+
+Each step runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def examples(count: int) -> Iterator:
+    from mlxrag.data.example import example
+    from mlxrag.rag.document import Passage, document_id, passage_id
+
+    words = [
+        f"{a}{b}"
+        for a in ("ka", "lo", "mi", "ru", "te", "sa", "no", "vi", "pe", "du")
+        for b in ("ran", "sel", "tor", "bin", "mak", "lun", "fer", "gos", "wit", "had")
+    ]
+    per_passage, per_document = 5, 50
+    for i in range(count):
+        if i % per_passage == 0:
+            rng = random.Random(i // per_passage)
+            number = i // per_document
+            source = f"documents/{number}.md"
+            document = document_id(source, str(number))
+            text = " ".join(rng.choices(words, k=120))
+            start = i % per_document * 1000
+            passage = Passage(
+                passage_id(document, start, start + len(text)),
+                document,
+                source,
+                f"Document {number}",
+                "Part",
+                start,
+                start + len(text),
+                text,
+            )
+        at = text.split()[i % per_passage * 20 : i % per_passage * 20 + 4]
+        yield (
+            "all",
+            example(
+                f"What comes after {' '.join(at[:2])} in example {i}?",
+                (" ".join(at[2:]),),
+                (passage,),
+                "scale",
+                tags=(f"t{i % 4}",),
+            ),
+        )
+
+
+def step(name: str, root: Path, count: int) -> dict[str, float]:
+    from mlxrag.data.dataset import freeze, open_dataset, sample, split_by_document
+    from mlxrag.workspace import Workspace
+
+    ws = Workspace(root)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    if name == "write":
+        freeze(ws, "scale", examples(count))
+    elif name == "read":
+        assert sum(1 for _ in open_dataset(ws, "scale").split()) == count
+    elif name == "draw 10,000 at random":
+        rows, rng = open_dataset(ws, "scale").split(), random.Random(0)
+        for _ in range(10_000):
+            rows[rng.randrange(count)]
+    elif name == "sample 1,000, stratified":
+        assert len(sample(open_dataset(ws, "scale").split(), 1000)) == min(1000, count)
+    else:
+        dataset = open_dataset(ws, "scale")
+        freeze(ws, "parts", split_by_document(dataset, {"train": 0.8, "valid": 0.1, "test": 0.1}))
+    seconds = time.perf_counter() - start
+    anonymous = (
+        int(
+            next(
+                line.split()[1]
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("RssAnon")
+            )
+        )
+        if sys.platform == "linux"
+        else 0
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1024 if sys.platform == "linux" else 1024 * 1024
+    return {
+        "seconds": round(seconds, 1),
+        "peak_mb": round(peak / unit),
+        "before_mb": round(base / unit),
+        "anonymous_mb": round(anonymous / 1024),
+    }
+
+
+STEPS = ("write", "read", "draw 10,000 at random", "sample 1,000, stratified", "split by document")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=1_000_000)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--step")
+    given = parser.parse_args()
+    if given.step:
+        print(json.dumps(step(given.step, given.root, given.examples)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in STEPS:
+            command = [sys.executable, __file__, "--step", name, "--root", folder, "--examples", str(given.examples)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            print(f"{name:26} {done.stdout.strip()}", flush=True)
+        size = sum(p.stat().st_size for p in Path(folder, "datasets", "scale").rglob("*.arrow"))
+        print(f"on disk: {size / 1e6:.0f} MB, {size / given.examples:.0f} bytes an example")
+
+
+if __name__ == "__main__":
+    main()
