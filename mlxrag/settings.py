@@ -62,8 +62,17 @@ class Retrieval(Table):
 
     index: str = Field("documents", description="Name of the index.")
     retriever: Literal["hybrid", "dense", "lexical"] = Field("hybrid", description="How passages are found.")
-    num_passages: int = Field(5, ge=1, le=100, description="Passages to retrieve.")
+    num_passages: int = Field(5, ge=1, le=1000, description="Passages to retrieve.")
     where: tuple[str, ...] = Field((), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated).")
+    candidates: int = Field(100, ge=1, le=10_000, description="Passages that each half of hybrid retrieval contributes.")
+    fusion: Literal["sum", "rrf"] = Field("sum", description="Join the halves by normalized scores or by reciprocal ranks.")
+    dense_weight: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the vectors' half; the words' half has the rest.")
+    rrf_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")
+    diversity: float = Field(0.0, ge=0.0, le=1.0, description="Prefer passages unlike those above them (MMR); 0 is off.")
+    reranker: str = Field("", description="Cross-encoder that reorders the first hits: a directory or a hub id.")
+    rerank_depth: int = Field(30, ge=1, le=1000, description="Hits that the cross-encoder reads.")
+    exact_below: int = Field(20_000, ge=0, description="Compare every vector in an index with fewer passages than this.")
+    rescore_depth: int = Field(1000, ge=1, description="In a larger index, passages chosen by sign bits and then scored.")
 
 
 class ModelSettings(Table):

@@ -129,12 +129,12 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
     )
 
 
-def build(checkpoint: Checkpoint, bits: int | None) -> tuple[nn.Module, Hidden]:
+def build(checkpoint: Checkpoint, bits: int = 0) -> tuple[nn.Module, Hidden]:
     """Return the checkpoint's network with its weights, and the function that runs it.
 
     Args:
         checkpoint: a checked checkpoint, possibly quantized.
-        bits: quantize to this many bits, or None to leave the weights as they are.
+        bits: quantize to this many bits, or 0 to leave the weights as they are.
 
     Raises:
         BadInput: an architecture that is not known, or weights that do not fit it.

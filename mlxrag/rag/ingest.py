@@ -1,0 +1,176 @@
+"""Files -> index: read what is new, replace what has changed, remove what is gone, skip the rest.
+
+One file is one transaction, so the work can be killed at any moment and goes on from there.
+Texts are encoded together across files, a few hundred passages at a time; memory holds those and
+the documents they are from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mlxrag.model.encode import Encoder, encode
+from mlxrag.rag.chunk import chunk
+from mlxrag.rag.document import Document, Passage
+from mlxrag.rag.index import Index
+from mlxrag.rag.local import context
+from mlxrag.rag.read import SourceFile, find_files, read_files
+from mlxrag.rag.store import FileRecord
+from mlxrag.rag.words import language_of
+from mlxrag.settings import Settings
+from mlxrag.workspace import sha256_file
+
+TOGETHER = 256
+"""Passages that are encoded together, sorted by length; at 160 tokens each some ten seconds of one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        source: the name of the ingested folder and the path below it.
+        outcome: what was done.
+        reason: why it was refused or is empty.
+        passages: how many it has now.
+    """
+
+    source: str
+    outcome: Literal["indexed", "unchanged", "removed", "empty", "refused"]
+    reason: str = ""
+    passages: int = 0
+
+
+@dataclass(frozen=True)
+class _Pending:
+    record: FileRecord
+    document: Document
+    passages: list[Passage]
+    keys: list[bytes]
+
+
+def ingest(index: Index, encoder: Encoder, paths: Iterable[Path], settings: Settings) -> Iterator[Outcome]:
+    """Bring an index up to the files below some paths, and yield what became of each.
+
+    A file whose size and time of change, or else whose bytes, are as they were is not read again,
+    unless the settings of reading or chunking have changed.  Files that were ingested from below one of these
+    paths and are not there any more are removed; others are left alone.
+
+    Args:
+        index: opened with this encoder.
+        encoder: makes the vectors.
+        paths: files and folders.
+        settings: of reading, chunking and encoding.
+
+    Raises:
+        BadInput: a path does not exist, or there is no file below the paths.
+        MlxragError: the disk is full; what was finished is kept.
+    """
+    roots = [Path(path).resolve() for path in paths]
+    files = list(find_files(roots, settings.reading))
+    mark = _mark(settings)
+    seen: dict[str, SourceFile] = {}
+    changed: list[SourceFile] = []
+    records: dict[str, FileRecord] = {}
+    for file in files:
+        seen[file.source] = file
+        known = index.store.file(file.source)
+        try:
+            record = _look(file, known, mark)
+        except OSError as error:
+            changed.append(file)  # the reader says why it cannot be read
+            records[file.source] = FileRecord(file.source, str(file.path), -1, -1, "", mark, "refused", str(error))
+            continue
+        if known is not None and known.state != "refused" and known.settings == mark and record.sha256 == known.sha256:
+            if record != known:
+                index.store.touch(record)
+            yield Outcome(file.source, "unchanged")
+        else:
+            changed.append(file)
+            records[file.source] = record
+    # What is gone goes last: a renamed file finds the vectors of its old name still there.
+    yield from _read_all(index, encoder, changed, records, settings)
+    gone = [r.source for r in index.store.files() if r.source not in seen and _was_below(r, roots)]
+    index.store.forget(gone)
+    yield from (Outcome(source, "removed") for source in gone)
+    index.store.tidy()
+    index.catch_up()
+
+
+def _read_all(
+    index: Index, encoder: Encoder, files: Sequence[SourceFile], records: dict[str, FileRecord], settings: Settings
+) -> Iterator[Outcome]:
+    pending: list[_Pending] = []
+    for found in read_files(files, settings.reading):
+        record = records[found.source]
+        if not isinstance(found, Document):
+            index.store.put(replace(record, state=found.outcome, reason=found.reason), None)
+            yield Outcome(found.source, found.outcome, found.reason)
+            continue
+        document = replace(found, meta={"language": language_of(found.text) or "en", **found.meta})
+        passages = chunk(document, settings.chunking, encoder)
+        if not passages:
+            index.store.put(replace(record, state="empty", reason="no text in it"), None)
+            yield Outcome(found.source, "empty", "no text in it")
+            continue
+        keys = [key_of(context(passage)) for passage in passages]
+        pending.append(_Pending(replace(record, state="indexed"), document, passages, keys))
+        if sum(len(p.passages) for p in pending) >= TOGETHER:
+            yield from _finish(index, encoder, pending, settings)
+            pending = []
+    yield from _finish(index, encoder, pending, settings)
+
+
+def _finish(index: Index, encoder: Encoder, pending: Sequence[_Pending], settings: Settings) -> Iterator[Outcome]:
+    """Encode what has no vector yet, then write each document in a transaction of its own."""
+    texts = {key: context(p) for one in pending for key, p in zip(one.keys, one.passages, strict=True)}
+    vectors = index.store.cached(list(texts))
+    missing = [key for key in texts if key not in vectors]
+    for start in range(0, len(missing), TOGETHER):
+        part = missing[start : start + TOGETHER]
+        made = encode(encoder, [texts[key] for key in part], "passage", settings.encoding.encode_tokens)
+        if len(missing) > TOGETHER:
+            index.store.keep(part, made)  # a file so long that losing it to an interruption would hurt
+        vectors |= dict(zip(part, made.astype(np.float16), strict=True))
+    for one in pending:
+        index.store.put(one.record, one.document, one.passages, one.keys, np.stack([vectors[key] for key in one.keys]))
+        yield Outcome(one.record.source, "indexed", "", len(one.passages))
+
+
+def key_of(text: str) -> bytes:
+    """Return 16 bytes that stand for a text that is encoded."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _look(file: SourceFile, known: FileRecord | None, mark: str) -> FileRecord:
+    """Return the file's record as it is now; its bytes are hashed only where size or time have changed."""
+    stat = file.path.stat()
+    same = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    sha256 = known.sha256 if known is not None and same and known.sha256 else sha256_file(file.path)
+    state, reason = (known.state, known.reason) if known is not None else ("indexed", "")
+    return FileRecord(file.source, str(file.path), stat.st_size, stat.st_mtime_ns, sha256, mark, state, reason)
+
+
+def _was_below(record: FileRecord, roots: Sequence[Path]) -> bool:
+    """Return whether a file that was not seen this time should have been.
+
+    True if it lay below one of the roots; or if it has a source below one of them (a folder that
+    was moved) and is not any more where it lay.
+    """
+    path = Path(record.path)
+    if any(path == root or root in path.parents for root in roots):
+        return True
+    return any(record.source.split("/")[0] == root.name for root in roots) and not path.exists()
+
+
+def _mark(settings: Settings) -> str:
+    """Return a hash of the settings that decide the passages of a file."""
+    ignored = {"read_workers", "read_seconds", "read_memory", "include", "exclude"}
+    facts = settings.reading.model_dump_json(exclude=ignored) + settings.chunking.model_dump_json()
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
