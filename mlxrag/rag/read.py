@@ -18,12 +18,22 @@ from mlxrag.errors import BadInput, MlxragError
 from mlxrag.rag import workers
 from mlxrag.rag.document import Block, Document, document_id
 from mlxrag.rag.find import SourceFile, find_files
+from mlxrag.rag.formats.book import read_epub
 from mlxrag.rag.formats.kind import format_of
+from mlxrag.rag.formats.mail import read_mail
 from mlxrag.rag.formats.markdown import read_markdown
+from mlxrag.rag.formats.notebook import read_notebook
+from mlxrag.rag.formats.pdf import read_pdf
 from mlxrag.rag.formats.piece import Parsed, Raw, assemble, one_line
 from mlxrag.rag.formats.plain import read_plain
+from mlxrag.rag.formats.records import read_json, read_jsonl
+from mlxrag.rag.formats.restructured import read_rst
 from mlxrag.rag.formats.rows import read_delimited
+from mlxrag.rag.formats.sheets import read_xlsx
+from mlxrag.rag.formats.slides import read_pptx
+from mlxrag.rag.formats.source import read_source
 from mlxrag.rag.formats.web import read_html
+from mlxrag.rag.formats.word import read_docx
 
 if TYPE_CHECKING:
     # Reading processes start in a tenth of a second without pydantic.
@@ -32,10 +42,21 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "Refusal", "SourceFile", "find_files", "read_file", "read_files"]
 
 READERS: dict[str, Callable[[Raw], Parsed]] = {
-    "text": read_plain,
     "markdown": read_markdown,
+    "rst": read_rst,
+    "text": read_plain,
     "html": read_html,
+    "pdf": read_pdf,
+    "docx": read_docx,
+    "pptx": read_pptx,
+    "xlsx": read_xlsx,
     "csv": read_delimited,
+    "epub": read_epub,
+    "eml": read_mail,
+    "ipynb": read_notebook,
+    "json": read_json,
+    "jsonl": read_jsonl,
+    "code": read_source,
 }
 
 

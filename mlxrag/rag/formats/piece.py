@@ -25,7 +25,9 @@ _UNSEEN = dict.fromkeys((0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE, 0xFFFF))
 _SPACES = dict.fromkeys((0xA0, 0x2007, 0x202F), " ")
 _LINE_ENDS = {0x0C: "\n", 0x85: "\n", 0x2028: "\n", 0x2029: "\n\n"}
 _LIGATURES = dict(zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True))
-_TABLE = {**_CONTROLS, **_UNSEEN, **_SPACES, **_LINE_ENDS, **_LIGATURES}
+# Bullets of the symbol fonts that office programs use.
+_SYMBOLS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "▸", 0xF0FC: "✓"}
+_TABLE = {**_SYMBOLS, **_CONTROLS, **_UNSEEN, **_SPACES, **_LINE_ENDS, **_LIGATURES}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LINE_TAILS = re.compile(r"[ \t]+(?=\n|$)")
 _BLANK_LINES = re.compile(r"\n{4,}")
