@@ -84,6 +84,9 @@ class ModelSettings(Table):
         "auto", description="Type of the weights in memory; auto keeps the file's, but float32 on a CPU, where half is slow."
     )
     trust_remote_code: bool = Field(False, description="Allow Python code that comes with a model to run.")
+    q_bits: int | None = Field(None, ge=2, le=8, description="Quantize to this many bits per weight; a command that loads a model keeps the result.")
+    q_group_size: int | None = Field(None, ge=16, le=128, description="Weights that share a scale: 32, 64 or 128 for affine, 16 for nvfp4, 32 for mxfp4 and mxfp8.")
+    q_mode: Literal["affine", "mxfp4", "nvfp4", "mxfp8"] = Field("affine", description="How numbers are quantized.")
     draft_model: str = Field("", description="Small model of the same tokenizer that proposes tokens for the model to check.")
     num_draft_tokens: int = Field(3, ge=1, le=64, description="Tokens the draft model proposes at a time.")
 
@@ -136,6 +139,16 @@ class Making(Table):
 class Evaluating(Table):
     """How answers are scored."""
 
+    measures: tuple[str, ...] = Field((), description="Measures to compute (may be repeated); all of the formulas unless given.")
+    right_by: str = Field("correct", description="Measure that says whether an answer is right.")
+    right_from: float = Field(0.5, ge=0.0, le=1.0, description="Value of that measure from which it is.")
+    encoder_measures: bool = Field(False, description="Also compare answers and passages by the index's encoder.")
+    attribution: bool = Field(False, description="Also measure which passages each answer used (log-probabilities without each).")
+    judge: str = Field("", description="Model that judges whether the passages support the answers; none unless given.")
+    interval: float = Field(0.95, gt=0.5, lt=1.0, description="Confidence of the intervals.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap samples of an interval; documents are what is resampled.")
+    eval_seed: int = Field(0, description="Seed of samples and intervals.")
+
 
 class Training(Table):
     """How an adapter is trained; the names are mlx_lm's."""
@@ -186,7 +199,24 @@ class Training(Table):
 
 
 class Quantizing(Table):
-    """How weights are made smaller; the names are mlx_lm's."""
+    """How weights are written and made smaller; the names are mlx_lm's."""
+
+    dtype: Literal["auto", "keep", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Type of what is not quantized; auto is float16 on M1 and M2 where that is safe, else the checkpoint's own."
+    )
+    quant_predicate: Literal["", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"] = Field(
+        "", description="Mixed-bit recipe of mlx_lm: more bits for some layers."
+    )
+    quantizer: Literal["plain", "awq", "gptq", "dwq", "dynamic"] = Field(
+        "plain", description="Round, or calibrate on texts of yours: awq, gptq, dwq (distils), dynamic (bits by sensitivity)."
+    )
+    calibration_samples: int = Field(32, ge=1, description="Pieces of text to calibrate and to measure on.")
+    calibration_tokens: int = Field(256, ge=8, description="Tokens of one piece.")
+    target_bpw: float = Field(5.0, gt=2, le=8, description="Bits per weight that dynamic aims at.")
+    high_bits: int = Field(6, ge=3, le=8, description="Bits of the layers that dynamic spares; q_bits are those of the others.")
+    dwq_learning_rate: float = Field(1e-6, gt=0, description="Step size of dwq.")
+    dwq_batch: int = Field(4, ge=1, description="Pieces of text in one step of dwq.")
+    accept_difference: bool = Field(False, description="Keep a converted model whose logits differ from the reference.")
 
 
 class Experimenting(Table):
