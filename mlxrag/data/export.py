@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlxrag.data.example import Example, to_row
-from mlxrag.data.formats import REFUSAL
 from mlxrag.data.store import SCHEMA, table_row
 from mlxrag.errors import BadInput, nearest
+from mlxrag.rag.answer import REFUSAL, messages
 from mlxrag.rag.document import Hit
 from mlxrag.settings import Answering
 
@@ -100,8 +100,6 @@ def _write_squad(examples: Iterable[Example], path: Path) -> int:
 
 def _write_chat(examples: Iterable[Example], path: Path) -> int:
     """Chat rows for `mlx_lm.lora`, laid out exactly as `mlxrag ask` lays out its prompt, gold passages first."""
-    from mlxrag.rag.answer import messages
-
     def row(e: Example) -> dict[str, Any]:
         hits = [Hit(p, 1.0 / (n + 1), "gold", n + 1) for n, p in enumerate(e.passages)]
         asked = messages(e.question, hits, Answering(), history=e.history)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlxrag.data.example import BadRow, Example, example, from_row
 from mlxrag.errors import BadInput, nearest
+from mlxrag.rag.answer import REFUSAL
 from mlxrag.rag.document import Passage, document_id, passage_id
 
 Item = Example | BadRow
@@ -249,9 +250,6 @@ def _read_chat(path: Path) -> Iterator[Item]:
             history=tuple((parse_prompt(q)[0], a) for q, a in history),
         )
         yield _whole(made, place)
-
-
-REFUSAL = "Not in the documents."
 
 
 def parse_prompt(text: str) -> tuple[str, tuple[Passage, ...]]:

@@ -6,8 +6,7 @@ Values are shares in [0, 1] where nothing else is said.  What is not defined is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlxrag.data.example import Example
@@ -79,14 +78,17 @@ def number(answer: Answered, example: Example) -> Score:
 
 
 def rouge_l(answer: Answered, example: Example) -> Score:
-    """Best ROUGE-L F-measure, over words of any language; None if unanswerable.
+    """Best ROUGE-L: F1 of the longest common subsequence of words, in any language; None if unanswerable.
 
-    Source: Lin 2004; the library `rouge-score`, with our words in place of its ASCII tokenizer.
+    Written out, since the library `rouge-score` takes 8 seconds to import and gives 0 to identical Japanese texts; a
+    test holds it against that library's values.  Source: Lin 2004, section 3, with beta 1.
     """
     if not example.answers:
         return Score(example.id, "rouge_l", None, reason="unanswerable")
-    scorer, given = _rouge(), plain_text(answer)
-    return Score(example.id, "rouge_l", max(float(scorer.score(g, given)["rougeL"].fmeasure) for g in example.answers))
+    given = words(plain_text(answer))
+    golds = [words(gold) for gold in example.answers]
+    best = max(2 * _common(given, gold) / max(1, len(given) + len(gold)) for gold in golds)
+    return Score(example.id, "rouge_l", best)
 
 
 def bleu(answer: Answered, example: Example) -> Score:
@@ -169,16 +171,14 @@ def _language(example: Example) -> str:
     return language_of(" ".join((example.question, *example.answers))) or "en"
 
 
-class _Words:
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
-
-
-@cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+def _common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence; O(len(a) len(b)) time, one row of memory."""
+    row = [0] * (len(b) + 1)
+    for word in a:
+        corner = 0
+        for j, other in enumerate(b, 1):
+            corner, row[j] = row[j], corner + 1 if word == other else max(row[j], row[j - 1])
+    return row[-1]
 
 
 MEASURES: dict[str, Measure] = {
