@@ -7,7 +7,10 @@ bring their own code go through mlx_lm's loader.  This file knows nothing of nam
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,29 @@ SAME_NETWORK = {
     "gemma4_unified": "gemma4",
     "deepseek_v41_text": "deepseek_v41",
 }
+# Tensors that every network computes for itself.
+USELESS = ("rotary_emb.inv_freq", "attn.bias", "attention.bias", "masked_bias")
 # The only bits and group size of the modes whose scales are bytes.
 BYTE_SCALED = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
+
+
+@dataclass
+class Assembled:
+    """A network whose weights are named but not read yet: arrays are evaluated when they are used.
+
+    Attributes:
+        network: in evaluation mode.
+        config: normalized to the names mlx_lm reads.
+        written: config.json as the directory has it.
+        notes: what was changed in config and weights.
+        dropped: names of tensors of the checkpoint that the network has no use for.
+    """
+
+    network: nn.Module
+    config: dict[str, Any]
+    written: Mapping[str, Any]
+    notes: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
 
 def load_network(
@@ -55,34 +79,74 @@ def load_network(
 
     Raises:
         NotFound, BadInput: see `load`.
+    """
+    found = assemble(path, trust_remote_code=trust_remote_code)
+    network, notes = found.network, found.notes
+    target = _dtype(dtype, network)
+    if target is not None:
+        network.set_dtype(target)
+        notes = (*notes, f"dtype: weights converted to {str(target).rpartition('.')[2]}")
+    mx.eval(network.parameters())
+    return network, found.config, notes
+
+
+def assemble(path: Path, *, trust_remote_code: bool = False) -> Assembled:
+    """Build the network of a model directory around weights that are read when they are used.
+
+    Raises:
+        NotFound, BadInput: see `load`.
 
     Source: `load_model` of mlx_lm 0.32.2, utils.py.
     """
     found = read_checkpoint(path, trust_remote_code=trust_remote_code)
     config, notes = normalize_config(found.config)
     if "quantization" not in config and (_foreign(path, config) or "model_file" in config):
-        return _by_mlx_lm(path, config, trust_remote_code, notes)
+        return _by_mlx_lm(path, config, found.config, trust_remote_code, notes)
     network = build(config, path)
     weights: dict[str, mx.array] = {}
-    for file in found.files:
-        loaded: Any = mx.load(str(file))
-        weights.update(loaded)
-    weights, repaired = repair(found.config, weights)
-    notes = (*notes, *repaired)
-    if hasattr(network, "sanitize"):
-        weights = network.sanitize(weights)
-    if config.get("quantization"):
-        quantize_to_fit(network, config["quantization"], weights)
+    try:
+        for file in found.files:
+            loaded: Any = mx.load(str(file))
+            weights.update(loaded)
+        repaired, more = repair(found.config, weights)
+        weights = network.sanitize(dict(repaired)) if hasattr(network, "sanitize") else dict(repaired)
+        if config.get("quantization"):
+            quantize_to_fit(network, config["quantization"], weights)
+    except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise BadInput(f"{path}: config.json and weights do not belong together ({reason})") from error
     wanted = {key: array.shape for key, array in tree_flatten(network.parameters())}
     check_parameters(path, wanted, {key: array.shape for key, array in weights.items()})
     network.eval()
     network.load_weights(list(weights.items()), strict=True)
-    target = _dtype(dtype, network)
-    if target is not None:
-        network.set_dtype(target)
-        notes = (*notes, f"dtype: weights converted to {str(target).rpartition('.')[2]}")
-    mx.eval(network.parameters())
-    return network, config, notes
+    return Assembled(network, config, found.config, (*notes, *more), left_over(repaired, weights))
+
+
+def left_over(given: Mapping[str, mx.array], taken: Mapping[str, mx.array]) -> tuple[str, ...]:
+    """Return the names of the tensors that `sanitize` threw away, where counting their values can tell which.
+
+    Names that are gone may only have been renamed, or stacked with others; but then their values are still there.
+    So the values are counted, and the kinds of tensors (names with the layer left out) that make up the difference
+    are named.  Precomputed rotary tables and masks are not, nor what holds nothing but zeros.
+    """
+    lost = sum(a.size for a in given.values()) - sum(a.size for a in taken.values())
+    kinds: dict[str, list[str]] = {}
+    for name in given:
+        if name in taken:
+            continue
+        if name.endswith(USELESS) or name == "lm_head.weight":
+            lost -= given[name].size
+            continue
+        kinds.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+    sizes = {kind: sum(given[name].size for name in names) for kind, names in kinds.items()}
+    if lost <= 0:
+        return ()
+    for count in (1, 2, 3):
+        for some in combinations(sorted(sizes), count):
+            if sum(sizes[kind] for kind in some) == lost:
+                names = sorted(name for kind in some for name in kinds[kind])
+                return tuple(n for n in names if given[n].size > 1_000_000 or bool(mx.any(given[n] != 0).item()))
+    return (f"{lost} values",)
 
 
 def build(config: Mapping[str, Any], path: Path | None = None) -> nn.Module:
@@ -105,8 +169,9 @@ def build(config: Mapping[str, Any], path: Path | None = None) -> nn.Module:
         raise BadInput(f"{where}model_type {kind!r} is not one that mlx_lm can run") from error
     try:
         network: nn.Module = model_class(args_class.from_dict(dict(config)))
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise BadInput(f"{where}does not describe a {kind} network: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{where}does not describe a {kind} network: {reason}") from error
     return network
 
 
@@ -152,15 +217,15 @@ def _foreign(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _by_mlx_lm(
-    path: Path, config: dict[str, Any], trust_remote_code: bool, notes: tuple[str, ...]
-) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
+    path: Path, config: dict[str, Any], written: Mapping[str, Any], trust_remote_code: bool, notes: tuple[str, ...]
+) -> Assembled:
     from mlx_lm.utils import load_model
 
     try:
-        network, loaded = load_model(path, model_config=config, trust_remote_code=trust_remote_code)
+        network, loaded = load_model(path, lazy=True, model_config=config, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
-    return network, loaded, notes
+    return Assembled(network, loaded, written, notes)
 
 
 def _dtype(wanted: str, network: nn.Module) -> mx.Dtype | None:
