@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.model.config import normalize_config
-from mlxrag.model.load import build
+from mlxrag.model.network import build
 
 # Arrays that are alive at once at the peak of a prefill step, in units of their size: scores `(b, heads, n, context)`,
 # the MLP's hidden layer `(b, n, inner)`, the residual stream `(b, n, d)`, queries, and keys of one layer.
