@@ -1,0 +1,190 @@
+"""What the machine feels, and the ladder that the program steps down under pressure and up again after it.
+
+The sampler reads counters that cost microseconds (psutil; macOS `kern.memorystatus_vm_pressure_level`; Linux pressure
+stall information).  The ladder knows nothing of models: a rung is two functions, one that frees bytes and one that
+takes them back.  Hysteresis: down at once, up only after the machine was calm for a while, one rung at a time, so that
+a noisy signal does not make it oscillate.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from mlxrag.memory import Ledger
+
+
+class Level(IntEnum):
+    """How much pressure there is."""
+
+    CALM = 0
+    TIGHT = 1
+    CRITICAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The machine at one moment.
+
+    Attributes:
+        level: the judgement.
+        available: bytes that could be taken without swapping.
+        swap: bytes in swap.
+        resident: bytes of this process.
+        stalled: share of the last 10 s in which something waited for memory, in [0, 1], or None where it is unknown.
+        thermal: share of full speed that heat allows, in [0, 1], or None where it is unknown.
+    """
+
+    level: Level
+    available: int
+    swap: int
+    resident: int
+    stalled: float | None = None
+    thermal: float | None = None
+
+
+def read() -> Reading:
+    """Read the machine now; about 0.1 ms on Linux, some ms on macOS."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    resident = int(psutil.Process().memory_info().rss)
+    stalled = _stalled()
+    if sys.platform == "darwin":
+        told = _sysctl("kern.memorystatus_vm_pressure_level")
+        level = {1: Level.CALM, 2: Level.TIGHT, 4: Level.CRITICAL}.get(told or 1, Level.CALM)
+        limit = _sysctl("machdep.xcpm.cpu_thermal_level")
+        thermal = None if limit is None else max(0.0, 1 - limit / 100)
+    else:
+        thermal = None
+        level = judge(memory.available / memory.total, stalled)
+    return Reading(level, int(memory.available), int(psutil.swap_memory().used), resident, stalled, thermal)
+
+
+def judge(free_share: float, stalled: float | None) -> Level:
+    """Return the level from the share of memory that is available and the share of time stalled (Linux).
+
+    Stalls count twice: a machine that waits for memory 10 % of the time is tight whatever it calls available.
+    """
+    waiting = stalled or 0.0
+    if free_share < 0.05 or waiting > 0.3:
+        return Level.CRITICAL
+    if free_share < 0.12 or waiting > 0.1:
+        return Level.TIGHT
+    return Level.CALM
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step down, and back.
+
+    Attributes:
+        name: what is done, for the log: `drop idle caches`.
+        down: does it and returns the bytes freed; 0 when there was nothing to do.
+        up: undoes it; returns whether it could.
+        cost: what it is known to cost in quality or time, for the log.
+    """
+
+    name: str
+    down: Callable[[], int]
+    up: Callable[[], bool]
+    cost: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step that was taken: direction, rung, bytes freed (or taken back as a negative number) and its known cost."""
+
+    direction: str
+    rung: str
+    freed: int
+    cost: str
+    at: float
+
+
+@dataclass(slots=True)
+class Ladder:
+    """The rungs in the order in which they are given up, and how far down the program stands.
+
+    Attributes:
+        rungs: cheapest first.
+        calm_for: seconds of calm before one rung is taken back.
+        moves: what happened, oldest first.
+    """
+
+    rungs: list[Rung]
+    calm_for: float = 30.0
+    moves: list[Move] = field(default_factory=list)
+    _down: list[int] = field(default_factory=list)
+    _calm_since: float | None = None
+
+    @property
+    def depth(self) -> int:
+        """Rungs given up and not taken back."""
+        return len(self._down)
+
+    def observe(self, level: Level, now: float) -> Move | None:
+        """React to a level at a time in seconds: at most one step, which is returned.
+
+        A tight machine goes down one rung that frees something; a critical one as well, skipping none.  A calm one
+        goes up a rung after `calm_for` seconds without any pressure, and the clock starts anew after each step.
+        """
+        if level is not Level.CALM:
+            self._calm_since = None
+            return self._step_down(now)
+        if self._calm_since is None:
+            self._calm_since = now
+        if self._down and now - self._calm_since >= self.calm_for:
+            self._calm_since = now
+            return self._step_up(now)
+        return None
+
+    def relieve(self, missing: int, now: float) -> int:
+        """Go down until `missing` bytes are free or the ladder ends; returns the bytes freed."""
+        freed = 0
+        while freed < missing and (move := self._step_down(now)) is not None:
+            freed += move.freed
+        return freed
+
+    def bind(self, ledger: Ledger, clock: Callable[[], float]) -> None:
+        """Let a ledger that is short of bytes step down this ladder before it refuses."""
+        ledger.relief.append(("ladder", lambda missing: self.relieve(missing, clock())))
+
+    def _step_down(self, now: float) -> Move | None:
+        for number, rung in enumerate(self.rungs):
+            if number in self._down:
+                continue
+            freed = rung.down()
+            if freed > 0:
+                self._down.append(number)
+                return self._note(Move("down", rung.name, freed, rung.cost, now))
+        return None
+
+    def _step_up(self, now: float) -> Move | None:
+        number = self._down[-1]
+        if not self.rungs[number].up():
+            return None
+        self._down.pop()
+        return self._note(Move("up", self.rungs[number].name, 0, "", now))
+
+    def _note(self, move: Move) -> Move:
+        self.moves.append(move)
+        return move
+
+
+def _stalled() -> float | None:
+    with suppress(OSError, ValueError, IndexError):
+        first = Path("/proc/pressure/memory").read_text().splitlines()[0]
+        return float(first.split("avg10=")[1].split()[0]) / 100
+    return None
+
+
+def _sysctl(name: str) -> int | None:
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        return int(subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=1, check=True).stdout)
+    return None

@@ -1,0 +1,87 @@
+"""The ladder goes down one rung at a time, up only after calm, and does not oscillate."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxrag.memory import Ledger
+from mlxrag.pressure import Ladder, Level, Rung, judge, read
+
+
+def ladder(sizes: list[int], calm_for: float = 30.0) -> tuple[Ladder, list[int]]:
+    """A ladder whose rungs free these bytes, and the bytes that are held now."""
+    held = list(sizes)
+
+    def down(i: int) -> int:
+        size, held[i] = held[i], 0
+        return size
+
+    def up(i: int) -> bool:
+        held[i] = sizes[i]
+        return True
+
+    rungs = [Rung(f"rung {i}", lambda i=i: down(i), lambda i=i: up(i), "none") for i in range(len(sizes))]
+    return Ladder(rungs, calm_for), held
+
+
+def test_each_sign_of_pressure_takes_one_rung_in_order() -> None:
+    """Cheapest first; a rung with nothing to give is passed over."""
+    steps, held = ladder([5, 0, 7])
+    assert [m.rung if (m := steps.observe(Level.TIGHT, t)) else None for t in range(3)] == ["rung 0", "rung 2", None]
+    assert held == [0, 0, 0] and steps.depth == 2
+
+
+def test_it_comes_back_up_in_reverse_after_calm_one_rung_at_a_time() -> None:
+    """Each rung waits for its own stretch of calm."""
+    steps, held = ladder([5, 7])
+    steps.observe(Level.CRITICAL, 0)
+    steps.observe(Level.CRITICAL, 1)
+    moved = [(t, m.rung) for t in range(2, 100) if (m := steps.observe(Level.CALM, t))]
+    assert moved == [(32, "rung 1"), (62, "rung 0")] and held == [5, 7]
+
+
+@given(st.lists(st.sampled_from(list(Level)), min_size=1, max_size=300))
+def test_a_noisy_signal_does_not_make_it_oscillate(levels: list[Level]) -> None:
+    """Whatever the signal, one sample a second: two steps up are at least `calm_for` apart, and no step up follows
+    a sign of pressure within `calm_for`."""
+    steps, _ = ladder([1, 1, 1, 1], calm_for=20)
+    last_pressure = -100
+    ups = []
+    for t, level in enumerate(levels):
+        move = steps.observe(level, t)
+        if level is not Level.CALM:
+            last_pressure = t
+        if move and move.direction == "up":
+            ups.append(t)
+            assert t - last_pressure >= 20
+        assert 0 <= steps.depth <= 4
+    assert all(b - a >= 20 for a, b in zip(ups, ups[1:], strict=False))
+
+
+def test_a_short_ledger_steps_down_before_it_refuses() -> None:
+    """A reservation that does not fit is granted after the ladder freed enough, and no further."""
+    book = Ledger(100)
+    holds = [book.reserve(f"cache {i}", "cache", 30) for i in range(3)]
+
+    def drop(i: int) -> int:
+        size = holds[i].size
+        holds[i].release()
+        return size
+
+    steps = Ladder([Rung(f"drop {i}", lambda i=i: drop(i), lambda: True, "") for i in range(3)])
+    steps.bind(book, lambda: 0.0)
+    book.reserve("question", "cache", 60)
+    assert [m.rung for m in steps.moves] == ["drop 0", "drop 1"] and book.held == 90
+
+
+def test_the_judgement_of_a_linux_machine() -> None:
+    """Little memory or much waiting is pressure."""
+    assert judge(0.5, None) is Level.CALM and judge(0.1, 0.0) is Level.TIGHT and judge(0.5, 0.2) is Level.TIGHT
+    assert judge(0.04, None) is Level.CRITICAL and judge(0.5, 0.5) is Level.CRITICAL
+
+
+def test_reading_this_machine_gives_figures() -> None:
+    """The counters exist here."""
+    now = read()
+    assert now.available > 0 and now.resident > 1_000_000 and now.level in Level
