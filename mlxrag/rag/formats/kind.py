@@ -25,7 +25,7 @@ ENDINGS: dict[str, str] = {
     "json": "json",
     **dict.fromkeys(
         "py pyi js mjs cjs ts tsx jsx java kt scala c h cc cpp cxx hpp hh m mm swift go rs rb php pl lua r jl cs fs vb sh bash"
-        " zsh fish ps1 sql css scss less xml xsl svg yaml yml toml ini cfg conf properties env gradle cmake mk dockerfile"
+        " zsh fish ps1 sql css scss less xml xsl svg yaml yml toml ini cfg conf properties env gradle cmake mk makefile dockerfile"
         " proto graphql tf vue svelte dart ex exs erl hs ml clj lisp el vim asm s metal cu cl glsl".split(),
         "code",
     ),
@@ -64,14 +64,14 @@ def format_of(name: str, data: bytes) -> str:
     Raises:
         BadInput: no reader for it; says what to do.
     """
-    ending = PurePath(name).suffix.lower().lstrip(".")
+    ending = PurePath(name).suffix.lower().lstrip(".") or name.lower()
     if data.startswith(_LFS):
         raise BadInput("a Git LFS pointer and not the file itself: run git lfs pull")
     known = ENDINGS.get(ending, "")
     if b"%PDF-" in data[:1024] and known != "pdf" and (not known or data.startswith(b"%PDF-")):
         return "pdf"
     if data.startswith(b"PK\x03\x04") and known not in _ZIPPED and ending not in UNREAD:
-        return _inside(data, ending)
+        return _inside(data, PurePath(name).suffix.lower())
     if ending in UNREAD and not (ending in ("dat", "bin", "key", "o", "a") and _looks_like_text(data)):
         raise BadInput(f"unsupported format .{ending}: {UNREAD[ending]}")
     if data.startswith(_OLE) and known not in _ZIPPED:
@@ -79,7 +79,7 @@ def format_of(name: str, data: bytes) -> str:
     if known:
         return known
     if not _looks_like_text(data):
-        raise BadInput(f"unsupported format .{ending}" if ending else "binary, in no format that is read")
+        raise BadInput(f"unsupported format .{ending}" if "." in name else "binary, in no format that is read")
     return "html" if data[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")) else "text"
 
 
@@ -91,7 +91,7 @@ def _inside(data: bytes, ending: str) -> str:
     for folder, kind in (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"), ("META-INF/container.xml", "epub")):
         if any(name.startswith(folder) for name in names):
             return kind
-    raise BadInput(f"an archive{f' named .{ending}' if ending else ''}: unpack it first")
+    raise BadInput(f"an archive{f' named {ending}' if ending else ''}: unpack it first")
 
 
 def _looks_like_text(data: bytes) -> bool:

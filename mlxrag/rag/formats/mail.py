@@ -75,8 +75,11 @@ def _part(part: Message, attached: list[str], depth: int) -> Iterator[Piece]:
         root = web.parse(_text(part))
         yield from web.pieces(root) if root is not None else ()
     elif kind.startswith("text/") or kind == "message/rfc822":
-        for piece in paragraphs(_text(part)):
-            yield Piece("paragraph", piece.text)
+        found = list(paragraphs(_text(part)))
+        for piece, after in zip(found, [*found[1:], None], strict=True):
+            # A heading has text below it; a name in a line of its own is a signature.
+            heads = piece.level and after is not None and not after.level and len(after.text) > 60
+            yield Piece("heading" if heads else "paragraph", piece.text, piece.level if heads else 0)
 
 
 def _best(parts: list[Message]) -> list[Message]:

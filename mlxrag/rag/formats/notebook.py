@@ -72,4 +72,8 @@ def _output(output: dict[str, Any]) -> str:
 
 
 def _joined(lines: Any) -> str:
-    return "".join(str(line) for line in lines) if isinstance(lines, list) else str(lines or "")
+    if not isinstance(lines, list):
+        return str(lines or "")
+    # Format 2 keeps lines without their ends.
+    bare = len(lines) > 1 and not any(str(line).endswith("\n") for line in lines[:-1])
+    return ("\n" if bare else "").join(str(line) for line in lines)

@@ -23,6 +23,10 @@ _CODE = frozenset(
 _UNREAD = frozenset(
     "toctree include raw csv-table-file image figure-md contents index meta currentmodule default-role".split()
 )
+_ADMONITIONS = frozenset(
+    "note tip warning caution danger error hint important attention seealso todo versionadded versionchanged deprecated".split()
+)
+_BARE = frozenset("figure only ifconfig tab-set grid rst-class container class".split())
 _TARGET = re.compile(r"(.*?)\s*<[^<>]+>\Z", re.S)
 _LOCK = threading.Lock()
 
@@ -80,27 +84,21 @@ def _harmless() -> Iterator[None]:
                 words = [] if self.name != "math" else self.arguments
                 code = "\n".join([*words, *self.content])
                 return [nodes.literal_block(code, code)] if code.strip() else []
-            kept: list[Any] = []
             argument = " ".join(self.arguments)
-            alternative = self.options.get("alt")
-            if argument and self.name not in (
-                "figure",
-                "only",
-                "ifconfig",
-                "tab-set",
-                "grid",
-                "rst-class",
-                "container",
-            ):
-                parsed, _ = self.state.inline_text(argument, self.lineno)
-                kept.append(nodes.paragraph(argument, "", *parsed))
-            elif alternative:
-                kept.append(nodes.paragraph(alternative, alternative))
+            if self.name in _BARE:
+                argument = self.options.get("alt", "")
+            parsed, _ = self.state.inline_text(argument, self.lineno)
+            inner = nodes.container()
             if self.content:
-                inner = nodes.container()
                 self.state.nested_parse(self.content, self.content_offset, inner)
-                kept.append(inner)
-            return kept
+            if self.name == "rubric":
+                return [nodes.rubric(argument, "", *parsed)]
+            if not argument:
+                return [inner]
+            if not self.content or self.name in _ADMONITIONS:
+                return [nodes.paragraph(argument, "", *parsed), inner]
+            # A function, option or variable with what it does.
+            return [nodes.definition_list_item("", nodes.term("", "", *parsed), nodes.definition("", inner))]
 
     def directive(name: str, *_: Any) -> tuple[Any, list[Any]]:
         from docutils.parsers.rst.directives import tables
@@ -154,7 +152,9 @@ def _piece(node: Any, depth: int) -> Iterator[Piece]:
         yield from _table(node)
     elif isinstance(node, nodes.definition_list_item | nodes.field | nodes.option_list_item):
         yield from _definition(node, depth)
-    elif isinstance(node, nodes.paragraph | nodes.line_block | nodes.term | nodes.attribution | nodes.caption):
+    elif isinstance(node, nodes.paragraph):
+        yield Piece("paragraph", one_line(node.astext()))
+    elif isinstance(node, nodes.line_block | nodes.term | nodes.attribution | nodes.caption):
         yield Piece("paragraph", node.astext())
     elif isinstance(node, nodes.Invisible | nodes.system_message | nodes.substitution_definition | nodes.image):
         return

@@ -39,7 +39,11 @@ def pieces(text: str) -> Iterator[Piece]:
             group = lines[start:number]
             skipped = next(offset for offset, line in enumerate(group) if line.strip())
             named = next(
-                (found[1] for line in group if (found := _DEFINITION.match(line) or _SECTION.fullmatch(line.strip()))),
+                (
+                    found[1].rstrip(":")
+                    for line in group
+                    if (found := _DEFINITION.match(line) or _SECTION.fullmatch(line.strip()))
+                ),
                 "",
             )
             spot = f"line {start + skipped + 1}"

@@ -112,6 +112,8 @@ def _paragraph(element: Any, document: Any, numbers: _Numbers) -> Iterator[Piece
     heading = _HEADING.match(style)
     if text and (heading or style == "Title"):
         yield Piece("heading", text, int(heading[1]) if heading else 1)
+    elif text and _is_bold(element) and len(text) <= 100 and text[-1] not in ".,;:":
+        yield Piece("heading", text, 6)
     elif text:
         number, level = _number(element, document)
         if number or style.startswith("List "):
@@ -123,6 +125,13 @@ def _paragraph(element: Any, document: Any, numbers: _Numbers) -> Iterator[Piece
         # The same text box stands twice: for new programs, and as a fallback for old ones.
         if not any(above.tag == _FALLBACK for above in box.iterancestors()):
             yield from _blocks(box, document, numbers)
+
+
+def _is_bold(element: Any) -> bool:
+    """Return whether all of a paragraph is in bold type by hand, as where people do without heading styles."""
+    runs = [run for run in element.iter(f"{_W}r") if any((text.text or "").strip() for text in run.iter(f"{_W}t"))]
+    marks = [run.find(f"{_W}rPr/{_W}b") for run in runs]
+    return bool(runs) and all(mark is not None and mark.get(f"{_W}val", "1") not in ("0", "false") for mark in marks)
 
 
 def _style(element: Any, document: Any) -> str:
