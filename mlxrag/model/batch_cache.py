@@ -1,0 +1,130 @@
+"""Caches for several rows, made from the caches of a beginning that the rows share.
+
+mlx_lm has them for its plain, sliding-window and recurrent layers.  What it lacks is one that keeps
+keys and values quantized, so that `kv_bits` works in a batch; that one is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache, KVCache
+
+from mlxrag.errors import BadInput
+from mlxrag.settings import Caching
+
+
+class QuantizedBatchKVCache(BatchKVCache):
+    """A `BatchKVCache` whose keys and values are stored quantized and attended to quantized.
+
+    mlx_lm's attention takes this path for any cache that has `bits`.
+    """
+
+    def __init__(self, plain: BatchKVCache, group_size: int, bits: int) -> None:
+        self.group_size, self.bits = group_size, bits
+        self.left_padding, self.offset, self._idx = plain.left_padding, plain.offset, plain._idx
+        self._right_padding = plain._right_padding
+        self.keys: tuple[mx.array, ...] | None = None
+        self.values: tuple[mx.array, ...] | None = None
+        if plain.keys is not None:
+            self.keys = self._pack(plain.keys[..., : plain._idx, :])
+            self.values = self._pack(plain.values[..., : plain._idx, :])
+
+    def _pack(self, array: mx.array) -> tuple[mx.array, ...]:
+        return tuple(mx.quantize(array, group_size=self.group_size, bits=self.bits))
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        count = keys.shape[2]
+        packed = self._pack(keys), self._pack(values)
+        if self.keys is None or self.values is None:
+            self.keys, self.values = packed
+        else:
+            # Cut first: `trim` only moves the index.
+            self.keys = _join([_cut(self.keys, self._idx), packed[0]])
+            self.values = _join([_cut(self.values, self._idx), packed[1]])
+        self.offset = self.offset + count
+        self._idx += count
+        return self.keys, self.values
+
+    def finalize(self) -> None:
+        if self._right_padding is None:
+            return
+        padding = self._right_padding
+        assert self.keys is not None and self.values is not None
+        self.keys = tuple(_roll(part, padding) for part in self.keys)
+        self.values = tuple(_roll(part, padding) for part in self.values)
+        self.offset = self.offset - padding
+        self.left_padding = self.left_padding + padding
+        self._right_padding = None
+
+    def filter(self, batch_indices: mx.array) -> None:
+        self.offset = self.offset[batch_indices]
+        self.left_padding = self.left_padding[batch_indices]
+        spare = int(self.left_padding.min().item())
+        if self.keys is not None and self.values is not None:
+            self.keys = tuple(part[batch_indices][..., spare : self._idx, :] for part in self.keys)
+            self.values = tuple(part[batch_indices][..., spare : self._idx, :] for part in self.values)
+        self._idx -= spare
+        self.left_padding = self.left_padding - spare
+
+    def extend(self, other: QuantizedBatchKVCache) -> None:
+        longest = max(self._idx, other._idx)
+        sides = [(c, longest - c._idx) for c in (self, other)]
+
+        def rows(name: str) -> tuple[mx.array, ...]:
+            parts = [
+                tuple(mx.pad(p, [(0, 0), (0, 0), (left, 0), (0, 0)]) for p in _cut(getattr(c, name), c._idx))
+                for c, left in sides
+            ]
+            return _join(parts, axis=0)
+
+        if self.keys is not None and other.keys is not None:
+            self.keys, self.values = rows("keys"), rows("values")
+        self.offset = mx.concatenate([self.offset, other.offset])
+        self.left_padding = mx.concatenate([c.left_padding + left for c, left in sides])
+        self._idx = longest
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (*(self.keys or ()), *(self.values or ())))
+
+
+def as_batch(cache: Sequence[Any], rows: int, caching: Caching) -> list[Any]:
+    """Return caches for several rows that all begin with what `cache` holds.
+
+    Args:
+        cache: one entry per layer, for one row; it is copied.
+        rows: how many.
+        caching: `kv_bits` and `kv_group_size`.
+
+    Raises:
+        BadInput: mlx_lm cannot run this architecture in batches.
+    """
+    found = []
+    for layer in cache:
+        if not hasattr(layer, "merge"):
+            raise BadInput(
+                f"this model keeps a {type(layer).__name__}, which cannot run in batches; use --batch-size 1"
+            )
+        many = layer.merge([layer] * rows)
+        if caching.kv_bits is not None and type(layer) is KVCache:
+            many = QuantizedBatchKVCache(many, caching.kv_group_size, caching.kv_bits)
+        found.append(many)
+    return found
+
+
+def _cut(parts: tuple[mx.array, ...], count: int) -> tuple[mx.array, ...]:
+    return tuple(part[..., :count, :] for part in parts)
+
+
+def _join(parts: Sequence[tuple[mx.array, ...]], axis: int = 2) -> tuple[mx.array, ...]:
+    return tuple(mx.concatenate(list(group), axis=axis) for group in zip(*parts, strict=True))
+
+
+def _roll(array: mx.array, shifts: mx.array) -> mx.array:
+    """Shift each row `(b, h, n, d)` to the right along `n` by its own count, around the end."""
+    n = array.shape[2]
+    index = (mx.arange(n)[None] - shifts[:, None]) % n
+    return mx.take_along_axis(array, index[:, None, :, None], axis=2)
