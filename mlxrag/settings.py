@@ -125,7 +125,7 @@ class Caching(Table):
     kv_group_size: int = Field(64, ge=32, le=128, description="Group size of quantized keys and values.")
     quantized_kv_start: int = Field(5000, ge=0, description="Quantize keys and values from this many tokens on.")
     prefill_step_size: int = Field(2048, ge=16, description="Prompt tokens processed at once; fewer take less memory.")
-    batch_size: int = Field(16, ge=1, le=256, description="Most answers generated at once.")
+    decode_concurrency: int = Field(16, ge=1, le=256, description="Most answers generated at once.")
     cache_memory: int = Field(512, ge=0, description="Memory for keys and values of earlier prompts, in MiB; 0 keeps none.")
     cache_disk: int = Field(0, ge=0, description="Disk for keys and values of earlier prompts, in MiB; 0 keeps none.")
     cache_disk_bits: int = Field(0, ge=0, le=8, description="Bits of keys and values on disk; 0 keeps them as they are.")
@@ -222,6 +222,28 @@ class Quantizing(Table):
 class Experimenting(Table):
     """How systems are compared."""
 
+    primary: str = Field("", description="Measure that decides; the one that says what is right unless given.")
+    guardrails: tuple[str, ...] = Field((), description="Measure that must not fall by more than the margin (may be repeated).")
+    goal: Literal["difference", "noninferiority", "equivalence"] = Field(
+        "difference", description="What to show: a difference, that B is not worse than A, or that both are alike."
+    )
+    effect: float = Field(0.05, gt=0, le=1.0, description="Difference of the primary measure that should be seen.")
+    margin: float = Field(0.02, gt=0, le=1.0, description="Difference that would not matter.")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="Chance of calling a difference that is none.")
+    power: float = Field(0.8, gt=0.5, lt=1.0, description="Chance of seeing the effect if it is there.")
+    correction: Literal["holm", "bh", "none"] = Field(
+        "holm", description="Correction of the primary p-values over several systems."
+    )
+    stopping: Literal["fixed", "sequential"] = Field(
+        "fixed", description="Ask all questions, or stop as soon as it is decided (always-valid)."
+    )
+    max_questions: int = Field(0, ge=0, description="Most questions to ask; 0 is all.")
+    block_questions: int = Field(32, ge=1, description="Questions that one system answers before it is the other's turn.")
+    timing_questions: int = Field(20, ge=0, description="Questions that are asked one by one, in turn, to measure time.")
+    pilot_questions: int = Field(0, ge=0, description="Validation questions to ask when planning, for power and cost.")
+    permutations: int = Field(9999, ge=99, description="Samples of permutation tests and of intervals.")
+    ab_seed: int = Field(0, ge=0, description="Seed of the order of questions and systems, and of samples.")
+
 
 class Memory(Table):
     """What the machine may give."""
@@ -236,6 +258,11 @@ class Memory(Table):
 
 class Tracking(Table):
     """What MLflow is told."""
+
+    track: bool = Field(True, description="Mirror runs to MLflow, in the workspace.")
+    track_traces: int = Field(100, ge=0, description="Most answers of a run that become traces.")
+    track_seconds: float = Field(5.0, ge=0, description="Seconds between samples of processor and memory; 0 takes none.")
+    ui_port: int = Field(5051, ge=1, le=65535, description="Loopback port of MLflow's pages.")
 
 
 class Settings(Table):
