@@ -27,9 +27,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput
 from mlxrag.model.attach import resident
-from mlxrag.model.batch_cache import as_batch
+from mlxrag.model.batch_cache import as_batch, can_batch
 from mlxrag.model.cache import LEAST, can_cut, common, cut_back
-from mlxrag.model.generate import Completion, Request, Stopper, for_request
+from mlxrag.model.generate import Completion, Request, Stopper, complete, for_request
 from mlxrag.model.load import Model
 from mlxrag.model.rows import Rows, with_adapters
 from mlxrag.model.sample import RECENT, Draws, draws_per_token, make_sampler, penalize
@@ -92,7 +92,7 @@ def complete_batch(
             the model as it stands.
         requests: prompts; their ids tell the answers apart.
         sampling: how tokens are chosen; a request's own seed, length and stop texts win.
-        caching: `batch_size` and `prefill_step_size`, `kv_bits`.
+        caching: `decode_concurrency`, `prefill_step_size`, `kv_bits`.
         memory: most bytes for keys and values, or None; fewer rows run at once where it would be exceeded.
 
     Yields:
@@ -111,9 +111,22 @@ def complete_batch(
     if faults:
         raise BadInput(f"{'; '.join(faults[:3])}, and the model's context is {model.context}; shorten them")
     with ExitStack() as stack:
+        if not can_batch(make_prompt_cache(model.network, caching.max_kv_size)):
+            yield from _one_by_one(model, requests, sampling, caching)
+            return
         rows = _select_adapters(model, requests, stack)
         run = _Run(model, sampling, caching, rows, memory)
         yield from run.go(plan(requests, model.adapter))
+
+
+def _one_by_one(
+    model: Model, requests: Sequence[Request], sampling: Sampling, caching: Caching
+) -> Iterator[Completion]:
+    """Run the requests in turn: for architectures whose layers cannot hold several rows."""
+    for request in requests:
+        with ExitStack() as one:
+            _select_adapters(model, [request], one)
+            yield complete(model, request, sampling, caching=caching)
 
 
 def plan(requests: Sequence[Request], adapter: str | None = None) -> list[Group]:
@@ -196,7 +209,7 @@ class _Run:
         while waiting or self.active.rows:
             free = self.free(waiting[0].requests[0] if waiting else None)
             # A few rows at a time would each hold up the others for a prefill of its own.
-            if waiting and (not self.active.rows or free >= max(1, self.caching.batch_size // 4)):
+            if waiting and (not self.active.rows or free >= max(1, self.caching.decode_concurrency // 4)):
                 group = waiting.pop(0)
                 taken, rest = group.requests[:free], group.requests[free:]
                 if rest:
@@ -206,7 +219,7 @@ class _Run:
 
     def free(self, request: Request | None) -> int:
         """Return how many more rows may start: by the batch size, and by memory where it is limited."""
-        room = self.caching.batch_size - len(self.active.rows)
+        room = self.caching.decode_concurrency - len(self.active.rows)
         if request is not None and self.memory is not None and self.bytes_per_token:
             longest = len(request.prompt) + request.max_tokens
             held = sum(len(r.request.prompt) + r.limit for r in self.active.rows)

@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
-from mlxrag.errors import BadInput
 from mlxrag.settings import Caching
 
 
@@ -91,6 +90,11 @@ class QuantizedBatchKVCache(BatchKVCache):
         return sum(part.nbytes for part in (*(self.keys or ()), *(self.values or ())))
 
 
+def can_batch(cache: Sequence[Any]) -> bool:
+    """Return whether every layer has a form for several rows."""
+    return all(hasattr(layer, "merge") for layer in cache)
+
+
 def as_batch(cache: Sequence[Any], rows: int, caching: Caching) -> list[Any]:
     """Return caches for several rows that all begin with what `cache` holds.
 
@@ -98,16 +102,9 @@ def as_batch(cache: Sequence[Any], rows: int, caching: Caching) -> list[Any]:
         cache: one entry per layer, for one row; it is copied.
         rows: how many.
         caching: `kv_bits` and `kv_group_size`.
-
-    Raises:
-        BadInput: mlx_lm cannot run this architecture in batches.
     """
     found = []
     for layer in cache:
-        if not hasattr(layer, "merge"):
-            raise BadInput(
-                f"this model keeps a {type(layer).__name__}, which cannot run in batches; use --batch-size 1"
-            )
         many = layer.merge([layer] * rows)
         if caching.kv_bits is not None and type(layer) is KVCache:
             many = QuantizedBatchKVCache(many, caching.kv_group_size, caching.kv_bits)
