@@ -1,0 +1,235 @@
+"""A Hugging Face checkpoint -> an MLX model directory that is proven, or says that it is not.
+
+Order of work: the headers are checked, the network is assembled around unread weights, compared with the
+reference in float32, and only then written, tensor by tensor, into a temporary neighbour that becomes the
+version when everything else is in it.  What was written is opened again and compared once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlxrag.errors import BadInput, Damaged
+from mlxrag.memory import this_machine
+from mlxrag.model.calibrate import Calibration, pieces
+from mlxrag.model.checkpoint import read_config
+from mlxrag.model.companions import check_companions
+from mlxrag.model.halve import choose_dtype, half_fault, this_chip
+from mlxrag.model.load import stop_ids
+from mlxrag.model.network import Assembled, assemble
+from mlxrag.model.proof import (
+    PROVEN,
+    Difference,
+    Floats,
+    Proof,
+    compare,
+    find_reference,
+    logits,
+    prove,
+    watched,
+)
+from mlxrag.model.quantize import parameters
+from mlxrag.model.recipe import Recipe, recipe_of
+from mlxrag.model.source import find_source, probe_ids, refuse_foreign_code
+from mlxrag.model.tokenizer import load_tokenizer
+from mlxrag.model.write import Tell, Written, refuse_overflow, write_model
+from mlxrag.settings import ModelSettings, Quantizing
+from mlxrag.workspace import Artefact, Workspace, create, write_json
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion made: `path`, the version in the workspace if it went there, and the facts of its manifest."""
+
+    path: Path
+    artefact: Artefact | None
+    facts: Mapping[str, Any]
+    proof: Proof
+
+
+def convert(
+    source: str,
+    workspace: Workspace | None = None,
+    *,
+    name: str = "",
+    out: Path | None = None,
+    revision: str = "",
+    model: ModelSettings | None = None,
+    quantizing: Quantizing | None = None,
+    texts: Iterable[str] = (),
+    chip: str | None = None,
+    available: int | None = None,
+    tell: Tell | None = None,
+) -> Converted:
+    """Convert a checkpoint into a version of the workspace, or into a directory of its own.
+
+    Args:
+        source: a directory, a hub id, or a model of the workspace.
+        workspace: where the version goes; may be None where `out` is given.
+        name: what to call it; made from the source's name unless given.
+        out: a directory that does not exist yet, to write to instead.
+        revision: branch, tag or commit of a hub id.
+        model: bits, group size and mode, and whether a checkpoint's own code is trusted.
+        quantizing: type of what is not quantized, recipes, calibration.
+        texts: the user's passages, for calibrated recipes.
+        chip: name of the processor, if it is not to be asked for.
+        available: free memory in bytes, if it is not to be asked for.
+        tell: called with bytes written and bytes in all.
+
+    Raises:
+        NotFound: no such source, or no weights in it.
+        BadInput: the checkpoint cannot be trusted, is no network of mlx_lm's, differs from its reference, or `out` exists.
+    """
+    model, quantizing = model or ModelSettings(), quantizing or Quantizing()
+    recipe = recipe_of(model, quantizing)
+    found_at = find_source(source, workspace, revision)
+    if out is not None and out.exists():
+        raise BadInput(f"{out} exists already; name a directory that does not, or remove it")
+    if available is None:
+        available = this_machine().available
+    refuse_foreign_code(found_at.path, model.trust_remote_code)
+    proof, baseline, ids = examine(found_at.path, quantizing, model.trust_remote_code, available)
+    calibration = calibrate_on(found_at.path, recipe, quantizing, texts)
+    dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())
+    settings = {**model.model_dump(include={"q_bits", "q_group_size", "q_mode"}), **quantizing.model_dump()}
+
+    def fill(folder: Path) -> dict[str, Any]:
+        facts = write_checked(found_at.path, folder, dtype, reason, recipe, calibration, proof, baseline, ids,
+                              model.trust_remote_code, tell)  # fmt: skip
+        return {**facts, "source": found_at.ref, "proof": proof.as_dict()}
+
+    if out is not None:
+        with whole_directory(out) as folder:
+            facts = fill(folder)
+            write_json(folder / "conversion.json", {"settings": settings, **facts})
+        return Converted(out, None, facts, proof)
+    if workspace is None:
+        raise BadInput("say where the model goes: a workspace, or --mlx-path")
+    name = name or found_at.name
+    with create(workspace, "models", name, inputs=[found_at.ref], settings=settings) as draft:
+        facts = fill(draft.path)
+        draft.note(**facts)
+    assert draft.artefact is not None
+    return Converted(draft.artefact.path, draft.artefact, facts, proof)
+
+
+def examine(
+    path: Path, quantizing: Quantizing, trust_remote_code: bool, available: int
+) -> tuple[Proof, Floats | None, tuple[int, ...]]:
+    """Prove the network of a checkpoint.
+
+    Returns:
+        the proof, the logits that a written model is compared with (None where they would not fit), and the probe's ids.
+
+    Raises:
+        BadInput: the logits differ from the reference's, and that was not accepted.
+    """
+    with watched() as read:
+        found = assemble(path, trust_remote_code=trust_remote_code)
+    ids = probe_ids(path, found.config)
+    need = 4 * parameters(found.network)
+    reference, why_not = find_reference(path, ids, need, available)
+    proof = prove(found, read, reference, why_not)
+    if proof.status == "differs" and not quantizing.accept_difference:
+        raise BadInput(f"{path}: mlx-lm computes something else than the checkpoint ({proof.sentence()}); "
+                       "use another model, or keep it with --accept-difference")  # fmt: skip
+    if reference is not None:
+        return proof, reference.logits, reference.ids
+    if 1.2 * need > available:
+        return proof, None, ids
+    return proof, logits(found.network, ids), ids
+
+
+def calibrate_on(path: Path, recipe: Recipe | None, quantizing: Quantizing, texts: Iterable[str]) -> Calibration | None:
+    """Cut the user's texts for a calibrated recipe; None for the others."""
+    if recipe is None or not recipe.calibrated:
+        return None
+    texts = list(texts)
+    if not texts:
+        raise BadInput(f"{recipe.name} needs texts to calibrate on; give files or an index with --calibration")
+    config = read_config(path)
+    tokenizer = load_tokenizer(path, stop_ids(path, config), config["model_type"])
+    rows = pieces(tokenizer, texts, quantizing.calibration_samples, quantizing.calibration_tokens)
+    return Calibration(rows, quantizing, config["model_type"])
+
+
+def write_checked(
+    source: Path, folder: Path, dtype: mx.Dtype | None, reason: str, recipe: Recipe | None, calibration: Calibration | None,
+    proof: Proof, baseline: Floats | None, ids: Sequence[int], trust_remote_code: bool, tell: Tell | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the model into `folder`, look at what was written, and return the facts for its manifest."""
+    found = assemble(source, trust_remote_code=trust_remote_code)
+    notes, written = found.notes, write(found, source, folder, dtype, recipe, calibration, tell)
+    if dtype is not None and dtype == mx.float16:
+        fault = half_fault(folder, ids)
+        if fault and reason.startswith("auto"):
+            for file in folder.iterdir():
+                file.unlink()
+            reason = f"auto: the checkpoint's own, since float16 {fault}"
+            found = assemble(source, trust_remote_code=trust_remote_code)
+            written = write(found, source, folder, None, recipe, calibration, tell)
+        elif fault:
+            refuse_overflow(folder, "float16")
+    if proof.exact_up_to:
+        limit_context(folder, proof.exact_up_to)
+    difference = None
+    if baseline is not None:
+        difference = reread(folder, baseline, ids, proof.exact_up_to)
+        if recipe is None and dtype is None and proof.status == "proven" and difference.max_difference > 2 * PROVEN:
+            raise Damaged(f"what was written differs from what was read by {difference.max_difference:.1e}; try again")
+    return {
+        **{key: value for key, value in asdict(written).items() if key != "companions"},
+        "recipe": recipe.name if recipe else None,
+        "dtype_reason": reason,
+        "difference": asdict(difference) if difference else None,
+        "companions": check_companions(folder, json.loads((folder / "config.json").read_text(encoding="utf-8"))),
+        "notes": list(notes),
+    }
+
+
+def write(found: Assembled, source: Path, folder: Path, dtype: mx.Dtype | None, recipe: Recipe | None,
+          calibration: Calibration | None, tell: Tell | None) -> Written:  # fmt: skip
+    """Write `found`; where the recipe is calibrated, on a CPU, compute in float32."""
+    target = dtype
+    if recipe is not None and recipe.calibrated and mx.default_device() == mx.cpu:
+        target = mx.float32  # half precision is 30 to 60 times slower on a CPU
+    return write_model(found, source, folder, dtype=target, recipe=recipe, calibration=calibration, tell=tell)
+
+
+def reread(folder: Path, baseline: Floats, ids: Sequence[int], limit: int | None) -> Difference:
+    """Return how far the model in `folder`, computed in float32, is from `baseline`."""
+    found = assemble(folder)
+    found.network.set_dtype(mx.float32)
+    n = min(len(ids), limit or len(ids))
+    return compare(baseline[:n], logits(found.network, ids)[:n])
+
+
+def limit_context(folder: Path, tokens: int) -> None:
+    """Advise a context no longer than mlx-lm computes exactly."""
+    file = folder / "mlxrag.json"
+    advice = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(advice.get("context"), int) or advice["context"] > tokens:
+        write_json(file, {**advice, "context": tokens})
+
+
+@contextmanager
+def whole_directory(out: Path) -> Iterator[Path]:
+    """Give a temporary neighbour of `out` that becomes it if the block ends well, and is gone if not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
