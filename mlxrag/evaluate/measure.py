@@ -16,6 +16,7 @@ from mlxrag.evaluate.numbers import agree, quantities
 from mlxrag.evaluate.score import Answered, Measure, Score
 from mlxrag.evaluate.support import CITATION, CITING
 
+
 def plain_text(answer: Answered) -> str:
     """Return the answer without its citations; empty when it refuses."""
     return "" if answer.refused else CITATION.sub("", answer.text).strip()
