@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -318,7 +318,11 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     return [float(x) for x in stats.false_discovery_control(list(p))] if p else []
 
 
-CORRECTIONS = {"holm": holm, "bh": benjamini_hochberg, "none": list}
+CORRECTIONS: dict[str, Callable[[Sequence[float]], list[float]]] = {
+    "holm": holm,
+    "bh": benjamini_hochberg,
+    "none": list,
+}
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
