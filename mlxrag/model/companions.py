@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxrag.errors import BadInput, NotFound
-from mlxrag.model.load import stop_ids
+from mlxrag.model.beside import stop_ids
 from mlxrag.model.tokenizer import Tokenizer, load_tokenizer
 
 # Everything a tokenizer or a prompt is made of; weights, code and pictures stay behind.

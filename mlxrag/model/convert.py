@@ -20,11 +20,11 @@ import mlx.core as mx
 
 from mlxrag.errors import BadInput, Damaged
 from mlxrag.memory import this_machine
+from mlxrag.model.beside import stop_ids
 from mlxrag.model.calibrate import Calibration, pieces
 from mlxrag.model.checkpoint import read_config
 from mlxrag.model.companions import check_companions
 from mlxrag.model.halve import choose_dtype, half_fault, this_chip
-from mlxrag.model.load import stop_ids
 from mlxrag.model.network import Assembled, assemble
 from mlxrag.model.proof import (
     PROVEN,

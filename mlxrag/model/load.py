@@ -10,8 +10,7 @@ Knows nothing of prompts and generation.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +24,11 @@ from mlxrag.errors import BadInput, NotFound, nearest
 from mlxrag.model import hub
 from mlxrag.model.adapter import find_adapter
 from mlxrag.model.attach import resident
+from mlxrag.model.beside import advice, stop_ids
 from mlxrag.model.network import build as build
 from mlxrag.model.network import load_network as load_network
+from mlxrag.model.quick import quantize_in_memory, quantized
+from mlxrag.model.recipe import recipe_of
 from mlxrag.model.tokenizer import Tokenizer, load_tokenizer
 from mlxrag.settings import ModelSettings
 from mlxrag.workspace import Workspace, bundled, names, resolve
@@ -118,7 +120,16 @@ def load(
     """
     settings = settings or ModelSettings()
     path, name, version = locate(ref, workspace)
-    network, config, notes = load_network(path, dtype=settings.load_dtype, trust_remote_code=settings.trust_remote_code)
+    recipe = recipe_of(settings)
+    if recipe is not None and workspace is not None:
+        path, name, version = quantized(path, name, version, recipe, workspace, settings.trust_remote_code)
+        recipe = None
+    if recipe is None:
+        network, config, notes = load_network(
+            path, dtype=settings.load_dtype, trust_remote_code=settings.trust_remote_code
+        )
+    else:
+        network, config, notes = quantize_in_memory(path, recipe, settings.load_dtype, settings.trust_remote_code)
     tokenizer = load_tokenizer(path, stop_ids(path, config), str(config.get("model_type", "")))
     model = Model(str(ref), name, version, path, config, network, tokenizer, advice(path), notes)
     if adapter:
@@ -149,29 +160,3 @@ def locate(ref: str | Path, workspace: Workspace | None = None) -> tuple[Path, s
         return hub.fetch(text), text.partition("@")[0].split("/")[1], text.partition("@")[2]
     hint = nearest(text, [*known, READER])
     raise NotFound(f"no model {text!r}: not a directory, not in the workspace and no hub id (organisation/name){hint}")
-
-
-def stop_ids(path: Path, config: Mapping[str, Any]) -> list[int]:
-    """Return the ids that end an answer: of generation_config.json where it says so, else of config.json."""
-    generation = _read_json(path / "generation_config.json")
-    found = generation.get("eos_token_id") or config.get("eos_token_id")
-    if found is None:
-        found = (config.get("text_config") or {}).get("eos_token_id")
-    if found is None:
-        return []
-    return [int(i) for i in (found if isinstance(found, Sequence) else [found])]
-
-
-def advice(path: Path) -> dict[str, Any]:
-    """Return what the model's makers advise, from mlxrag.json beside config.json; empty where there is none."""
-    return _read_json(path / "mlxrag.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path}: is not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}

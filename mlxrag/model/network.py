@@ -82,7 +82,7 @@ def load_network(
     """
     found = assemble(path, trust_remote_code=trust_remote_code)
     network, notes = found.network, found.notes
-    target = _dtype(dtype, network)
+    target = compute_dtype(dtype, network)
     if target is not None:
         network.set_dtype(target)
         notes = (*notes, f"dtype: weights converted to {str(target).rpartition('.')[2]}")
@@ -228,7 +228,7 @@ def _by_mlx_lm(
     return Assembled(network, loaded, written, notes)
 
 
-def _dtype(wanted: str, network: nn.Module) -> mx.Dtype | None:
+def compute_dtype(wanted: str, network: nn.Module) -> mx.Dtype | None:
     """Return the type to convert to, or None."""
     if wanted == "keep":
         return None

@@ -117,7 +117,7 @@ def checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def recipe_of(model: ModelSettings, quantizing: Quantizing, *, always: bool = False) -> Recipe | None:
+def recipe_of(model: ModelSettings, quantizing: Quantizing | None = None, *, always: bool = False) -> Recipe | None:
     """Return the recipe that the flags ask for, or None if they ask for none.
 
     Args:
@@ -128,7 +128,7 @@ def recipe_of(model: ModelSettings, quantizing: Quantizing, *, always: bool = Fa
     Raises:
         BadInput: flags that exclude each other, or bits and groups that MLX does not have.
     """
-    group = model.q_group_size
+    group, quantizing = model.q_group_size, quantizing or Quantizing()
     if quantizing.quant_predicate:
         if model.q_mode != "affine" or model.q_bits or quantizing.quantizer != "plain":
             raise BadInput("--quant-predicate brings its own bits: leave out --q-bits, --q-mode and --quantizer")

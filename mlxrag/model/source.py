@@ -9,9 +9,10 @@ from typing import Any
 
 from mlxrag.errors import BadInput
 from mlxrag.model import hub
+from mlxrag.model.beside import stop_ids
 from mlxrag.model.checkpoint import read_config
 from mlxrag.model.gguf import read_gguf
-from mlxrag.model.load import locate, stop_ids
+from mlxrag.model.load import locate
 from mlxrag.model.proof import PROBE
 from mlxrag.model.tokenizer import load_tokenizer
 from mlxrag.workspace import Workspace, artefacts
