@@ -107,3 +107,32 @@ def fresh_load(network: nn.Module, path: Path) -> nn.Module:
     network = load_adapters(network, str(path))
     network.eval()
     return network
+
+
+class Letters:
+    """A tokenizer whose tokens are letters, `<s>` and `<e>`; with `forgets`, earlier answers become dots."""
+
+    def __init__(self, forgets: bool = False) -> None:
+        self.forgets = forgets
+        self.eos_ids = frozenset({2})
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        ids = []
+        while text:
+            special = {"<s>": 1, "<e>": 2}.get(text[:3])
+            ids.append(special or ord(text[0]) % 60000 + 3)
+            text = text[3:] if special else text[1:]
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return [1, *self.encode(text)]
+
+    def text(self, token: int) -> str:
+        return {1: "<s>", 2: "<e>"}.get(token) or chr(token - 3)
+
+    def prompt(self, messages: Any, add_generation_prompt: bool = True, **_: Any) -> list[int]:
+        parts = []
+        for i, message in enumerate(messages):
+            old = self.forgets and message["role"] == "assistant" and i < len(messages) - 1
+            parts.append(f"{message['role']}:{'...' if old else message['content']}<e>")
+        return self.encode("<s>" + "".join(parts) + ("assistant:" if add_generation_prompt else ""))

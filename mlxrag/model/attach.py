@@ -48,15 +48,15 @@ def adaptable(
     Args:
         modules: a network's modules by path, as `dict(network.named_modules())` gives them without an adapter.
         layers: its blocks.
-        num_layers: how many blocks, counted from the last; -1 is all.
+        num_layers: how many blocks, counted from the last; -1 (and, as in mlx-lm, 0) is all.
         keys: paths within a block, or whole paths; None is every layer that can be adapted.
     """
     order = {id(layer): i for i, layer in enumerate(layers)}
     blocks = {path: order[id(module)] for path, module in modules.items() if id(module) in order}
-    first = 0 if num_layers < 0 else max(0, len(layers) - num_layers)
+    first = 0 if num_layers <= 0 else max(0, len(layers) - num_layers)
     found = []
     for path, module in modules.items():
-        if not _can_adapt(module):
+        if not can_adapt(module):
             continue
         block = next((b for b in blocks if path.startswith(b + ".")), "")
         inside = bool(block) and blocks[block] >= first and (keys is None or path[len(block) + 1 :] in keys)
@@ -227,7 +227,7 @@ def check(adapter: Adapter, modules: Mapping[str, nn.Module], layers: Sequence[n
     else:
         given = adapter.modules
         for path, tensors in given.items():
-            if path not in modules or not _can_adapt(modules[path]):
+            if path not in modules or not can_adapt(modules[path]):
                 faults.append(f"{path}: the base has no layer there that can be adapted")
                 continue
             for leaf, shape in shapes(modules[path], adapter.rank, adapter.kind).items():
@@ -299,7 +299,8 @@ def adapted(module: nn.Module, adapter: Adapter, tensors: Mapping[str, mx.array]
 
 def random_key() -> int:
     """Return the state of MLX's random numbers as the seed that would set it."""
-    high, low = (int(part) for part in mx.random.state[0].tolist())
+    state: Any = mx.random.state[0].tolist()
+    high, low = int(state[0]), int(state[1])
     return (high << 32) | low
 
 
@@ -318,7 +319,8 @@ def adapter_layers() -> dict[str, Any]:
     }
 
 
-def _can_adapt(module: nn.Module) -> bool:
+def can_adapt(module: nn.Module) -> bool:
+    """Return whether a module is of a kind that adapters change: linear, embedding or experts, quantized or not."""
     return isinstance(module, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding) or _is_switch(
         module
     )

@@ -9,11 +9,11 @@ import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.toys import fresh_load, llama_toy, qwen_toy, write_adapter
 
 from mlxrag.errors import BadInput, Damaged, Mismatch, NotFound
 from mlxrag.model.adapter import read_adapter
 from mlxrag.model.attach import Adapters, attach, detach, fingerprint, resident
+from tests.toys import fresh_load, llama_toy, qwen_toy, write_adapter
 
 WORDS = mx.array([[1, 5, 9, 2, 7]])
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from tests.toys import llama_toy, qwen_toy, write_adapter
 
 from mlxrag.errors import Mismatch, NotFound
 from mlxrag.model.adapter import Adapter, read_adapter
 from mlxrag.model.attach import attach, detach, resident
 from mlxrag.model.rows import with_adapters
+from tests.toys import llama_toy, qwen_toy, write_adapter
 
 WORDS = mx.array([[1, 5, 9, 2], [3, 3, 8, 1], [1, 5, 9, 2], [60, 4, 4, 0], [7, 7, 7, 7]])
 
