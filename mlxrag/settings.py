@@ -13,15 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from mlxrag.errors import BadInput, nearest
-
-
-class Table(BaseModel):
-    """A frozen group of settings that refuses keys it does not have."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from mlxrag.table import Field, Invalid
+from mlxrag.table import Table as Table
 
 
 class Reading(Table):
@@ -325,17 +319,16 @@ def read(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
         if value is not None and value != ():
             tables.setdefault(HOME[key], {})[key] = value
             origin[HOME[key], key] = f"--{key.replace('_', '-')}"
-    try:
-        settings = Settings.model_validate(tables)
-    except ValidationError as error:
-        for fault in error.errors():
-            table, key = str(fault["loc"][0]), str(fault["loc"][1]) if len(fault["loc"]) > 1 else ""
-            where = origin.get((table, key), table)
-            faults.append(f"{where}: {key} in [{table}]: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}")
-        settings = Settings()
+    made: dict[str, Table] = {}
+    for table, values in tables.items():
+        try:
+            made[table] = TABLES[table](**values)
+        except Invalid as error:
+            for key, what, value in error.faults:
+                faults.append(f"{origin.get((table, key), table)}: {key} in [{table}]: {what}, not {value!r}")
     if faults:
         raise BadInput("; ".join(faults))
-    return settings
+    return Settings(**made)
 
 
 def given(path: Path | None, flags: Mapping[str, Any]) -> frozenset[str]:

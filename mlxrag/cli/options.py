@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
-from pydantic.fields import FieldInfo
 
-from mlxrag.settings import Table
+from mlxrag.table import Knob, Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,7 +62,7 @@ def workspace_option(command: Command) -> Command:
     )(command)
 
 
-def _option(key: str, info: FieldInfo) -> Callable[[Command], Command]:
+def _option(key: str, info: Knob) -> Callable[[Command], Command]:
     flag = "--" + key.replace("_", "-")
     kind = _plain(info.annotation)
     text = info.description or ""
@@ -83,17 +82,12 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _type(kind: Any, info: FieldInfo) -> Any:
+def _type(kind: Any, info: Knob) -> Any:
     if get_origin(kind) is Literal:
         return click.Choice([str(choice) for choice in get_args(kind)])
     if kind not in (int, float):
         return str
-    low = high = None
-    low_open = high_open = False
-    for limit in info.metadata:
-        low = getattr(limit, "ge", getattr(limit, "gt", low))
-        high = getattr(limit, "le", getattr(limit, "lt", high))
-        low_open = low_open or hasattr(limit, "gt")
-        high_open = high_open or hasattr(limit, "lt")
-    cls = click.IntRange if kind is int else click.FloatRange
-    return cls(min=low, max=high, min_open=low_open, max_open=high_open)
+    low = info.gt if info.ge is None else info.ge
+    high = info.lt if info.le is None else info.le
+    cls: Any = click.IntRange if kind is int else click.FloatRange
+    return cls(min=low, max=high, min_open=info.gt is not None, max_open=info.lt is not None)

@@ -354,3 +354,8 @@ def _tokens(
         if step % 256 == 0:
             mx.clear_cache()
         token, logprob = following, following_logprob
+
+
+def peak_memory() -> float:
+    """Return the most memory that MLX has held so far, in GB."""
+    return mx.get_peak_memory() / 1e9

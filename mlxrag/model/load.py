@@ -27,7 +27,6 @@ from mlxrag.model.attach import resident
 from mlxrag.model.beside import advice, stop_ids
 from mlxrag.model.network import build as build
 from mlxrag.model.network import load_network as load_network
-from mlxrag.model.quick import quantize_in_memory, quantized
 from mlxrag.model.recipe import recipe_of
 from mlxrag.model.tokenizer import Tokenizer, load_tokenizer
 from mlxrag.settings import ModelSettings
@@ -122,6 +121,8 @@ def load(
     path, name, version = locate(ref, workspace)
     recipe = recipe_of(settings)
     if recipe is not None and workspace is not None:
+        from mlxrag.model.quick import quantized  # here, since it takes long to import
+
         path, name, version = quantized(path, name, version, recipe, workspace, settings.trust_remote_code)
         recipe = None
     if recipe is None:
@@ -129,6 +130,8 @@ def load(
             path, dtype=settings.load_dtype, trust_remote_code=settings.trust_remote_code
         )
     else:
+        from mlxrag.model.quick import quantize_in_memory
+
         network, config, notes = quantize_in_memory(path, recipe, settings.load_dtype, settings.trust_remote_code)
     tokenizer = load_tokenizer(path, stop_ids(path, config), str(config.get("model_type", "")))
     model = Model(str(ref), name, version, path, config, network, tokenizer, advice(path), notes)

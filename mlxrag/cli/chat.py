@@ -1,0 +1,73 @@
+"""`mlxrag chat`: a conversation about the documents."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlxrag.cli.ask import LEFT_OUT, draw, remark
+from mlxrag.cli.options import knobs, shared
+from mlxrag.settings import Answering, Caching, Encoding, ModelSettings, Retrieval, Sampling
+
+HELP = "Ask; /new begins anew, /quit or an end of file ends."
+
+
+@click.command()
+@knobs(ModelSettings, leave=LEFT_OUT)
+@knobs(Retrieval)
+@knobs(Encoding, only=("encoder",))
+@knobs(Answering, Sampling)
+@knobs(Caching, leave=("decode_concurrency",))
+@shared
+def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Talk about your documents.
+
+    A follow-up is searched for as a question that stands alone.  The conversation's keys and values are kept,
+    so only what is new is processed.  Questions are read line by line; with --json one answer per line is written.
+    """
+    from mlxrag import settings as s
+    from mlxrag.cli import show
+    from mlxrag.errors import MlxragError
+    from mlxrag.rag.answer import Answer, Turn
+    from mlxrag.rag.system import open_system, stream_answer
+    from mlxrag.workspace import open_workspace
+
+    settings = s.read(config, flags)
+    history: list[Turn] = []
+    with open_system(settings, open_workspace(workspace), s.given(config, flags)) as system:
+        remark(system, settings.model.model)
+        if sys.stdin.isatty():
+            show.say(HELP)
+        while (question := _read()) is not None:
+            if question in ("/quit", "/q"):
+                break
+            if question == "/new":
+                history = []
+                continue
+            if not question:
+                continue
+            try:
+                for part in stream_answer(system, question, history):
+                    if isinstance(part, Answer):
+                        history.append(part.turn)
+                        history = history[part.dropped_turns :]
+                        if as_json:
+                            click.echo(json.dumps(part.as_json(), ensure_ascii=False, allow_nan=False))
+                        else:
+                            draw(part)
+                    elif not as_json:
+                        click.echo(part, nl=False)
+            except MlxragError as error:
+                show.say(f"mlxrag: {error}")
+
+
+def _read() -> str | None:
+    """Return the next line without its end, or None at the end of the input."""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    return line.strip() if line else None
