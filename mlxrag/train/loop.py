@@ -240,8 +240,8 @@ class _Run:
             if iteration % saving == 0 or iteration == self.iterations:
                 self._save()
         self._finish()
-        base, best = self.progress.base, self.progress.best
-        if base is not None and best is not None and best >= base:
+        alone, trained = self.progress.base, self.progress.best
+        if alone is not None and trained is not None and trained >= alone:
             yield Step(
                 self.progress.iteration, self.iterations,
                 note=f"by {t.best_by} on the validation data no adapter was better than the base alone",

@@ -20,6 +20,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxrag.errors import Mismatch
 from mlxrag.model.attach import random_key
+from mlxrag.workspace import write_json, write_text
+
+ANY = "any"
+"""Signature of a state that a run with less memory goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,36 @@ def newest_state(folder: Path, signature: str) -> Path | None:
     for state in sorted((folder / "states").glob("[0-9]*"), reverse=True):
         if (state / "state.json").is_file():
             found = json.loads((state / "state.json").read_text(encoding="utf-8"))
-            if found["signature"] != signature:
+            if found["signature"] not in (signature, ANY):
                 raise Mismatch(
                     f"{folder}: holds the states of a run with other settings, data or base; remove it or use another folder"
                 )
             return state
     return None
+
+
+def adopt(folder: Path, factor: int) -> None:
+    """Let the newest state be gone on from with other settings that need less memory.
+
+    Args:
+        folder: of the run.
+        factor: how many batches of the new settings make one of the old.
+    """
+    states = [s for s in sorted((folder / "states").glob("[0-9]*")) if (s / "state.json").is_file()]
+    for old in states[:-1]:
+        shutil.rmtree(old)
+    if not states:
+        return
+    fact = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+    for name in ("iteration", "best_iteration"):
+        fact[name] *= factor
+    write_json(states[-1] / "state.json", {**fact, "signature": ANY})
+    states[-1].rename(states[-1].with_name(f"{fact['iteration']:07d}"))
+    steps = folder / "steps.jsonl"
+    if steps.is_file():
+        lines = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
+        lines = [{**line, "iteration": line["iteration"] * factor} for line in lines]
+        write_text(steps, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def load_state(state: Path, network: nn.Module, optimizer: optim.Optimizer) -> Progress:

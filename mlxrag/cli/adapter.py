@@ -1,0 +1,209 @@
+"""`mlxrag adapter`: train adapters, look them through, swap, fuse, take them in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxrag.cli import show
+from mlxrag.cli.options import knobs, shared, workspace_option
+from mlxrag.settings import Answering, ModelSettings, Training
+
+if TYPE_CHECKING:
+    from mlxrag.train.loop import Step
+    from mlxrag.workspace import Artefact
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+@click.group()
+def adapter() -> None:
+    """Train, swap, import and fuse adapters."""
+
+
+@adapter.command()
+@knobs(ModelSettings, only=("model", "load_dtype", "q_bits", "q_group_size", "q_mode"))
+@click.option("--data", required=True, help="Dataset NAME[@VERSION], a .jsonl file, or a directory with train.jsonl.")
+@click.option("--name", default="adapter", show_default=True, help="What to call the adapter.")
+@click.option("--seed", "train_seed", type=int, help="Seed of the first weights, the order of the data and dropout.")
+@click.option("--adapter-path", "copy_to", type=click.Path(path_type=Path), help="Leave a copy of the adapter here.")
+@click.option("--in-process", is_flag=True, help="Do not train in a child process.")
+@knobs(Training, leave=("train_seed",))
+@knobs(Answering, only=("system_prompt",))
+@shared
+def train(
+    data: str,
+    name: str,
+    copy_to: Path | None,
+    in_process: bool,
+    workspace: Path | None,
+    config: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train an adapter on questions and answers; the same command goes on where one was stopped.
+
+    Flags are those of mlx_lm.lora.  The adapter is a plain mlx-lm directory.  Started by `mlx.launch`,
+    each process takes its share of every batch.
+    """
+    from mlxrag import settings as s
+    from mlxrag.errors import BadInput
+    from mlxrag.train.job import alone, finish_job, is_first, make_job, run_job
+    from mlxrag.train.worker import supervise
+    from mlxrag.workspace import lock, open_workspace
+
+    settings, ws = s.read(config, flags), open_workspace(workspace)
+    if not settings.model.model:
+        raise BadInput("--model: say which model to train on: a directory, a name of the workspace, or reader")
+    job = make_job(
+        ws, settings.model.model, data, name, settings.training, settings.answering, settings.model
+    )  # fmt: skip
+    here = in_process or not alone()
+    with lock(ws, f"training-{name}") if is_first() else _nothing():
+        for _ in _watch(run_job(job) if here else supervise(job)):
+            pass
+        if not is_first():
+            return
+        made = finish_job(job)
+    if copy_to is not None:
+        _copy(made, copy_to)
+
+    def draw() -> None:
+        scores = made.manifest["scores"]
+        base, best = scores["base"] or {}, scores["best"] or {}
+        rows = [(k, base.get(k), best.get(k)) for k in best if k != "iteration"]
+        show.table(("on the validation data", "base", "adapter"), rows, right=("base", "adapter"))
+        click.echo(f"{made.ref}  {made.path}")
+
+    show.result(_facts(made), as_json, draw)
+
+
+@adapter.command("list")
+@JSON
+@workspace_option
+def list_(as_json: bool, workspace: Path | None) -> None:
+    """List the adapters and their versions."""
+    from mlxrag.workspace import artefacts, current, open_workspace
+
+    ws = open_workspace(workspace)
+    rows = [
+        {**_facts(a), "current": current(ws, "adapters", a.name) == a.version, "made": a.manifest["made"]}
+        for a in artefacts(ws, "adapters")
+    ]
+
+    def draw() -> None:
+        cells = []
+        for r in rows:
+            scores = r["scores"] or {}
+            best = scores.get("best") or {}
+            base = (r["base"] or {}).get("name", "")
+            cells.append((r["name"], r["version"], "*" if r["current"] else "", base, best.get("valid_loss"),
+                          best.get("exact_match"), r["made"][:16]))  # fmt: skip
+        columns = ("name", "version", "current", "base", "validation loss", "exact match", "made")
+        show.table(columns, cells, right=("validation loss", "exact match"))
+
+    show.result(rows, as_json, draw)
+
+
+@adapter.command("show")
+@click.argument("ref")
+@JSON
+@workspace_option
+def show_(ref: str, as_json: bool, workspace: Path | None) -> None:
+    """Show an adapter of the workspace, or a directory: what it is, its base, what it is made from."""
+    from mlxrag.model.adapter import find_adapter, read_adapter
+    from mlxrag.workspace import open_workspace, resolve
+
+    ws = open_workspace(workspace)
+    found = read_adapter(find_adapter(ref, ws))
+    manifest: dict[str, Any] = {}
+    if (found.path / "manifest.json").is_file():
+        manifest = dict(resolve(ws, "adapters", found.name).manifest)
+    value = {
+        "name": found.name, "path": str(found.path), "kind": found.kind, "rank": found.rank, "scale": found.scale,
+        "num_layers": found.num_layers, "keys": list(found.keys or ()), "tensors": len(found.weights),
+        "bytes": found.nbytes, "base": {"name": found.base_name, "fingerprint": found.base},
+        "inputs": manifest.get("inputs", []), "scores": manifest.get("scores"), "settings": manifest.get("settings"),
+    }  # fmt: skip
+
+    def draw() -> None:
+        for key, item in value.items():
+            shown = show.size(item) if key == "bytes" else json.dumps(item) if isinstance(item, dict | list) else item
+            click.echo(f"{key:12}{shown}")
+
+    show.result(value, as_json, draw)
+
+
+@adapter.command()
+@click.argument("ref")
+@JSON
+@workspace_option
+def use(ref: str, as_json: bool, workspace: Path | None) -> None:
+    """Let NAME alone mean this version from now on; going back is the same command."""
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import use as move
+
+    made = move(open_workspace(workspace), "adapters", ref)
+    show.result(_facts(made), as_json, lambda: click.echo(f"{made.name} is {made.version}"))
+
+
+@adapter.command()
+@click.argument("ref")
+@click.option("--force", is_flag=True, help="Also when something was made from it.")
+@JSON
+@workspace_option
+def remove(ref: str, force: bool, as_json: bool, workspace: Path | None) -> None:
+    """Remove a version of an adapter."""
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import remove as drop
+
+    gone = drop(open_workspace(workspace), "adapters", ref, force=force)
+    show.result(_facts(gone), as_json, lambda: click.echo(f"{gone.ref} is gone"))
+
+
+def _facts(made: Artefact) -> dict[str, Any]:
+    manifest = made.manifest
+    return {
+        "kind": made.kind, "name": made.name, "version": made.version, "path": str(made.path),
+        "base": manifest.get("base"), "inputs": manifest["inputs"], "scores": manifest.get("scores"),
+    }  # fmt: skip
+
+
+def _copy(made: Artefact, target: Path) -> None:
+    import shutil
+
+    from mlxrag.model.adapter import CONFIG, WEIGHTS
+
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (WEIGHTS, CONFIG):
+        shutil.copy2(made.path / file, target / file)
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def _watch(steps: Iterator[Step]) -> Iterator[Step]:
+    """Draw loss, speed, memory and the time left on stderr; notes and validations as lines."""
+    console = show.err()
+    with show.bar(console, "batches") as drawn:
+        task = drawn.add_task("preparing", total=None, start=False)
+        drawn.start_task(task)
+        for step in steps:
+            if step.note:
+                drawn.console.print(step.note, markup=False)
+            if step.valid_loss is not None:
+                scored = "".join(f", {name} {value:.3f}" for name, value in (step.measures or {}).items())
+                kept = ", the best so far" if step.best else ""
+                drawn.console.print(f"batch {step.iteration}: validation loss {step.valid_loss:.4f}{scored}{kept}")
+            if step.train_loss is not None:
+                speed = f"{step.tokens_per_second:,.0f} tokens/s" if step.tokens_per_second else ""
+                text = f"loss {step.train_loss:.3f}  {speed}  {show.size(step.peak_bytes or 0)}"
+                drawn.update(task, total=step.iterations, completed=step.iteration, description=text)
+            yield step

@@ -1,0 +1,132 @@
+"""Training in a child process, so that running out of memory takes the child along and not the program.
+
+Metal aborts a process that asks for too much, and Linux kills it; neither can be caught inside.  The parent sees the
+child go, takes one notch less (smaller batches with more accumulation, then recomputing, then smaller chunks of logits,
+then shorter rows), and lets another child go on from the last state.
+
+Run as `python -m mlxrag.train.worker JOB.json`, it does the job and writes each Step as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mlxrag import errors
+from mlxrag.errors import MlxragError, WontFit
+from mlxrag.settings import Training
+from mlxrag.train.job import Job, run_job
+from mlxrag.train.loop import Step
+from mlxrag.train.state import adopt
+from mlxrag.workspace import write_json
+
+CHILD = (sys.executable, "-m", "mlxrag.train.worker")
+OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGKILL)
+MEMORY_WORDS = ("malloc", "out of memory", "insufficient memory", "unable to allocate")
+
+
+def supervise(job: Job, child: Sequence[str] = CHILD) -> Iterator[Step]:
+    """Do a job in child processes and yield its Steps; the adapter is in `job.folder / "adapter"` afterwards.
+
+    Args:
+        job: what to do.
+        child: the command that does it, before the path of the job's file.
+
+    Raises:
+        WontFit: it runs out of memory with the smallest settings.
+        MlxragError: what the child raised.
+    """
+    folder = job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "job.json"
+    # A run that was interrupted after it had taken a notch less goes on with that.
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else asdict(job)
+    while True:
+        write_json(file, said)
+        code = yield from _child([*child, str(file), str(folder)])
+        if code == 0:
+            return
+        if code == 130:
+            raise KeyboardInterrupt
+        if code not in (*OUT_OF_MEMORY, 12):
+            raise MlxragError(
+                f"the training process ended with code {code}; what it wrote is in {folder / 'worker.log'}"
+            )
+        less = notch(Training(**said["training"]))
+        if less is None:
+            raise WontFit(
+                "the training ran out of memory with the smallest batches and rows; take a smaller or quantized model, "
+                "fewer --num-layers or a lower --rank"
+            )
+        training, factor, what = less
+        said = {**said, "training": json.loads(training.model_dump_json())}
+        adopt(folder, factor)
+        yield Step(0, training.iters, note=f"ran out of memory; goes on from the last state with {what}")
+
+
+def notch(training: Training) -> tuple[Training, int, str] | None:
+    """Return settings that take less memory, how many batches now make one, and what changed; None at the end."""
+    if training.batch_size > 1:
+        factor = 2 if training.batch_size % 2 == 0 else training.batch_size
+        counts = ("iters", "steps_per_eval", "save_every", "grad_accumulation_steps", "steps_per_report")
+        more = {name: getattr(training, name) * factor for name in counts}
+        size = training.batch_size // factor
+        less = training.model_copy(update={"batch_size": size, **more})
+        return less, factor, f"--batch-size {size} --grad-accumulation-steps {less.grad_accumulation_steps}"
+    if not training.grad_checkpoint:
+        return training.model_copy(update={"grad_checkpoint": True}), 1, "--grad-checkpoint"
+    if not training.logits_chunk or training.logits_chunk > 128:
+        return training.model_copy(update={"logits_chunk": 128}), 1, "--logits-chunk 128"
+    if training.max_seq_length > 256:
+        half = training.max_seq_length // 2
+        return training.model_copy(update={"max_seq_length": half}), 1, f"--max-seq-length {half}"
+    return None
+
+
+def main(path: str, folder: str) -> int:
+    """Do the job of a file and return the exit code; 12 is out of memory."""
+    said = json.loads(Path(path).read_text(encoding="utf-8"))
+    job = Job(**said)
+    try:
+        for step in run_job(job, Path(folder)):
+            print(json.dumps({"step": asdict(step)}), flush=True)  # noqa: T201  # to the parent
+    except MlxragError as error:
+        fault = {"error": type(error).__name__, "text": str(error)}
+        print(json.dumps(fault), flush=True)  # noqa: T201  # to the parent
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
+            raise
+        return 12
+    return 0
+
+
+def _child(command: Sequence[str]) -> Generator[Step, None, int]:
+    """Run a child, yield its Steps, and return its exit code."""
+    log = Path(command[-1]) / "worker.log"
+    with log.open("a", encoding="utf-8") as errors_to:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors_to, text=True)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said = json.loads(line)
+                if "error" in said:
+                    process.wait()
+                    raise getattr(errors, said["error"])(said["text"])
+                yield Step(**said["step"])
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))
