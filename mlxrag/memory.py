@@ -273,8 +273,20 @@ def ledger() -> Ledger:
     from mlxrag import settings
 
     table = settings.read().memory
-    _current.append(Ledger(budget(this_machine(), table), Path.home() / ".mlxrag" / "budget.json"))
+    _current.append(Ledger(budget(this_machine(), table), _shared()))
     return _current[-1]
+
+
+def held_by_processes() -> dict[int, int]:
+    """Return what the living mlxrag processes of this user hold, in bytes by process id."""
+    with suppress(OSError, ValueError, AttributeError):
+        told = json.loads(_shared().read_text())
+        return {int(pid): int(size) for pid, size in told.items() if _alive(int(pid)) and size}
+    return {}
+
+
+def _shared() -> Path:
+    return Path.home() / ".mlxrag" / "budget.json"
 
 
 def use(new: Ledger) -> None:
