@@ -83,3 +83,19 @@ def _hub_name(name: str, part: str) -> str:
         if ours in name:
             return name.replace(ours, theirs).replace("layers.", "encoder.layer.")
     return name.replace("norm.", "embeddings.LayerNorm.")
+
+
+def write_reranker(path: Path) -> Path:
+    """Write a toy cross-encoder with one output."""
+    write_encoder(path)
+    weights = dict(mx.load(str(path / "model.safetensors")))
+    rng = np.random.default_rng(3)
+    for name, shape in {
+        "bert.pooler.dense.weight": (64, 64),
+        "bert.pooler.dense.bias": (64,),
+        "classifier.weight": (1, 64),
+        "classifier.bias": (1,),
+    }.items():
+        weights[name] = mx.array(rng.standard_normal(shape).astype(np.float32) * 0.2)
+    mx.save_safetensors(str(path / "model.safetensors"), weights)
+    return path

@@ -37,6 +37,7 @@ from mlxrag.model.encoder_files import (
     sha256_remembered,
     special_ids,
 )
+from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
 from mlxrag.workspace import Workspace
 
@@ -247,7 +248,7 @@ def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> 
     """Return the token ids of each text with prefix and special tokens, cut to the encoder's limit."""
     # The prefix is tokenized together with the text, as the reference does: a token may span their border.
     prefix = encoder.prefixes.get(kind, "")
-    whole = encoder.tokenizer.encode_batch_fast([prefix + text for text in texts], add_special_tokens=False)
+    whole = encoder.tokenizer.encode_batch_fast([prefix + mended(text) for text in texts], add_special_tokens=False)
     limit = encoder.max_input - len(encoder.opening) - len(encoder.closing)
     return [[*encoder.opening, *one.ids[:limit], *encoder.closing] for one in whole]
 

@@ -20,6 +20,7 @@ from mlxrag.model.bert import FAMILY, Bert, renamed, shape_of
 from mlxrag.model.checkpoint import read_checkpoint
 from mlxrag.model.encode import MASKED, fill, read_weights
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
+from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
 
 
@@ -100,8 +101,8 @@ def score_ids(network: Bert, ids: mx.array, mask: mx.array | None, types: mx.arr
 def pair_ids(reranker: Reranker, question: str, text: str) -> tuple[list[int], list[int]]:
     """Return token ids and segments of a pair, cut to what the network can read."""
     tokenizer = reranker.tokenizer
-    first = tokenizer.encode(question, add_special_tokens=False)
-    second = tokenizer.encode(text, add_special_tokens=False)
+    first = tokenizer.encode(mended(question), add_special_tokens=False)
+    second = tokenizer.encode(mended(text), add_special_tokens=False)
     room = reranker.max_input - tokenizer.num_special_tokens_to_add(is_pair=True)
     first.truncate(min(len(first.ids), room // 2))
     second.truncate(min(len(second.ids), room - len(first.ids)))

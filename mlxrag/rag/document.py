@@ -6,9 +6,12 @@ Knows nothing of files, encoders or models.  The one law: `document.text[p.start
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 BlockKind = Literal["heading", "paragraph", "list", "code", "table", "row", "cell"]
 
@@ -93,6 +96,11 @@ class Hit:
     score: float
     by: str
     rank: int
+
+
+def mended(text: str) -> str:
+    """Return text that UTF-8 can hold: lone surrogates become U+FFFD, one for one, so that spans stay."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
 def document_id(source: str, text: str) -> str:

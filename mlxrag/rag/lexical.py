@@ -52,9 +52,9 @@ def write(index: tantivy.Index, gone: Iterable[int], new: Iterable[tuple[int, Se
     writer = index.writer(heap_size=HEAP, num_threads=1)
     try:
         for row in gone:
-            writer.delete_documents("row", int(row))
+            writer.delete_documents_by_term("row", int(row))
         for row, terms in new:
-            writer.delete_documents("row", int(row))
+            writer.delete_documents_by_term("row", int(row))
             writer.add_document(tantivy.Document(row=int(row), terms=" ".join(terms)))
         writer.commit()
         writer.wait_merging_threads()

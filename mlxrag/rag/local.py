@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ from mlxrag.workspace import write_json
 
 DEAD = 0.25
 """Share of removed rows at which the derived files are made anew."""
+
+SPOT = re.compile(r"(^|, )(page|slide|row|cell|line|item|part) \d+$")
+"""The end of a place that is a number and no heading."""
 
 Accepts = Callable[[Mapping[str, str]], bool]
 
@@ -195,15 +199,18 @@ class LocalIndex:
                 self._open()  # a read-only place: search what was derived when it could be written
 
     def _build(self) -> None:
-        mark = self.store.mark()
         state = self._state()
-        if state and [state["row"], state["removed"]] == list(mark) and self._sound(state):
+        form: vectors.Form = "exact" if self.store.counts()["passages"] < self._exact_below else "signs"
+        if (
+            state
+            and (state["form"], state["row"], state["removed"]) == (form, *self.store.mark())
+            and self._sound(state)
+        ):
             return
         with self.store.snapshot():
             mark = self.store.mark()
             gone = self.store.removed(state["removed"]) if state else np.empty(0, np.int64)
             n = self.store.counts()["passages"]
-            form: vectors.Form = "exact" if n < self._exact_below else "signs"
             dead = (state["count"] + max(0, mark[0] - state["row"]) - n) if state else 0
             if not state or state["form"] != form or dead > max(DEAD * n, 1000) or not self._sound(state):
                 number = max([0, *(int(p.name.split("-")[1]) for p in self.path.glob("derived-*"))]) + 1
@@ -274,8 +281,11 @@ class LocalIndex:
 
 
 def context(passage: Passage) -> str:
-    """Return what a passage is found by: its document's title, its place there, and its text."""
-    lead = " - ".join(part for part in (passage.title, passage.place) if part)
+    """Return what a passage is found by: its document's title, the headings it stands under, and its text.
+
+    Numbers of pages and lines are left out; nobody asks for them, and they would make equal texts different.
+    """
+    lead = " - ".join(part for part in (passage.title, SPOT.sub("", passage.place)) if part)
     return f"{lead}\n{passage.text}" if lead else passage.text
 
 

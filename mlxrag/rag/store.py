@@ -14,7 +14,6 @@ Knows nothing of searching.
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,15 +24,13 @@ from typing import Any, Literal
 import numpy as np
 
 from mlxrag.errors import Damaged, MlxragError
-from mlxrag.rag.document import Block, Document, Passage
+from mlxrag.rag.document import Block, Document, Passage, mended
 
 FORMAT = "1"
 WAIT = 120.0
 """Seconds to wait for another writer; a transaction holds one file's passages, so its turn is short."""
 MANY = 500
 """Values in one SQL statement; older SQLite allows 999."""
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 State = Literal["indexed", "empty", "refused"]
 
@@ -137,8 +134,8 @@ class Store:
                 return
             number = db.execute(
                 "INSERT INTO documents (id, source, title, sha256, meta, blocks, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (document.id, document.source, _plain(document.title), document.sha256, json.dumps(dict(document.meta)),
-                 json.dumps([(b.start, b.end, b.kind, b.place) for b in document.blocks]), _plain(document.text)),
+                (document.id, document.source, mended(document.title), document.sha256, json.dumps(dict(document.meta)),
+                 json.dumps([(b.start, b.end, b.kind, b.place) for b in document.blocks]), mended(document.text)),
             ).lastrowid  # fmt: skip
             if not passages:
                 return
@@ -147,7 +144,7 @@ class Store:
             db.executemany(
                 'INSERT INTO passages (id, document, place, start, "end", text, vector) VALUES (?, ?, ?, ?, ?, ?, ?)',
                 [
-                    (p.id, number, _plain(p.place), p.start, p.end, _plain(p.text), numbers[key])
+                    (p.id, number, mended(p.place), p.start, p.end, mended(p.text), numbers[key])
                     for p, key in zip(passages, keys, strict=True)
                 ],
             )
@@ -405,8 +402,3 @@ def _connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA foreign_keys = OFF")
     return db
-
-
-def _plain(text: str) -> str:
-    """Return text that SQLite can hold: lone surrogates become U+FFFD, one for one, so that spans stay."""
-    return text if text.isascii() else SURROGATE.sub("\ufffd", text)

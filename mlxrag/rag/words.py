@@ -14,6 +14,8 @@ from functools import cache
 
 import tantivy
 
+from mlxrag.rag.document import mended
+
 LANGUAGES = {
     "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish", "fi": "finnish",
     "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian", "pt": "portuguese",
@@ -41,7 +43,7 @@ def terms(text: str, language: str = "en") -> list[str]:
         >>> terms("The leaves were falling")
         ['leav', 'were', 'fall']
     """
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", mended(text))
     if text.isascii():
         return analyzer(language).analyze(text)
     found: list[str] = []
@@ -90,7 +92,7 @@ def language_of(text: str, among: int = 4000) -> str:
         text: the text.
         among: characters to look at, from the start.
     """
-    text = text[:among]
+    text = mended(text[:among])
     letters = sum(c.isalpha() for c in text)
     if letters < 20:
         return ""

@@ -2,20 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from toy_encoder import write_encoder
 
 from mlxrag.errors import Damaged, MlxragError, NotFound
 from mlxrag.model import encoder_files
 from mlxrag.model.encode import encode, load_encoder, tokenize
 from mlxrag.settings import Encoding
 from mlxrag.workspace import open_workspace
+from tests.toy_encoder import write_encoder
 
 TEXTS = ["one", "", "a longer text with several words", "x" * 300, "one", "日本語 🙂"]
 
