@@ -69,9 +69,9 @@ def read() -> Reading:
 def judge(free_share: float, stalled: float | None) -> Level:
     """Return the level from the share of memory that is available and the share of time stalled (Linux).
 
-    Stalls count twice: a machine that waits for memory 10 % of the time is tight whatever it calls available.
+    Waiting for memory is a sign of pressure only where memory is short: on a machine with room, it is reclaim at work.
     """
-    waiting = stalled or 0.0
+    waiting = (stalled or 0.0) if free_share < 0.25 else 0.0
     if free_share < 0.05 or waiting > 0.3:
         return Level.CRITICAL
     if free_share < 0.12 or waiting > 0.1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +58,7 @@ def test_a_noisy_signal_does_not_make_it_oscillate(levels: list[Level]) -> None:
             ups.append(t)
             assert t - last_pressure >= 20
         assert 0 <= steps.depth <= 4
-    assert all(b - a >= 20 for a, b in zip(ups, ups[1:], strict=False))
+    assert all(b - a >= 20 for a, b in itertools.pairwise(ups))
 
 
 def test_a_short_ledger_steps_down_before_it_refuses() -> None:
@@ -76,9 +78,9 @@ def test_a_short_ledger_steps_down_before_it_refuses() -> None:
 
 
 def test_the_judgement_of_a_linux_machine() -> None:
-    """Little memory or much waiting is pressure."""
-    assert judge(0.5, None) is Level.CALM and judge(0.1, 0.0) is Level.TIGHT and judge(0.5, 0.2) is Level.TIGHT
-    assert judge(0.04, None) is Level.CRITICAL and judge(0.5, 0.5) is Level.CRITICAL
+    """Little memory is pressure, and much waiting is where memory is short."""
+    assert judge(0.5, None) is Level.CALM and judge(0.1, 0.0) is Level.TIGHT and judge(0.2, 0.2) is Level.TIGHT
+    assert judge(0.04, None) is Level.CRITICAL and judge(0.2, 0.5) is Level.CRITICAL and judge(0.8, 0.9) is Level.CALM
 
 
 def test_reading_this_machine_gives_figures() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import click
@@ -38,7 +39,7 @@ def memory(live: bool, as_json: bool, **flags: Any) -> None:
             "pressure": reading.level.name.lower(),
             "stalled": reading.stalled,
         }
-        show.result(told, as_json, lambda told=told: _draw(told))
+        show.result(told, as_json, partial(_draw, told))
         if not live:
             return
         time.sleep(1)
