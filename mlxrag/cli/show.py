@@ -1,44 +1,41 @@
-"""All drawing: the result on stdout, everything else on stderr."""
+"""All drawing: the result on stdout, everything else on stderr.
+
+rich is imported where something is drawn with it: a text needs none of it, and it takes a tenth of a second.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 
 
 def out() -> Console:
     """Return the console for results; wide when piped, so that nothing is cut."""
+    from rich.console import Console
+
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
 
 
 def err() -> Console:
     """Return the console for progress and remarks."""
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False)
 
 
 def say(text: str) -> None:
     """Print a remark on stderr, as it is (no markup)."""
-    err().print(text, markup=False)
+    click.echo(text, err=True)
 
 
 def result(value: Any, as_json: bool, draw: Callable[[], None]) -> None:
@@ -53,6 +50,9 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, right: Sequence[str] = ()
 ) -> None:
     """Draw a table on stdout; columns named in `right` are aligned right; cells are not read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(title=title, header_style="bold", title_justify="left")
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -63,10 +63,10 @@ def table(
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "") -> Iterator[Item]:
     """Yield the items while drawing a bar with count, rate and time left on stderr; silent where stderr is no terminal."""
-    console = err()
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield from items
         return
+    console = err()
     with bar(console, unit) as drawn:
         task = drawn.add_task(what, total=total)
         for item in items:
@@ -76,20 +76,20 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
 
 def bar(console: Console, unit: str = "") -> Progress:
     """Return the one progress bar of the house."""
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(unit),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+    from rich import progress as p
+    from rich.text import Text
+
+    class Rate(p.ProgressColumn):
+        """Items per second."""
+
+        def render(self, task: p.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} {unit}/s" if speed else "")
+
+    return p.Progress(
+        p.SpinnerColumn(), p.TextColumn("{task.description}", markup=False), p.BarColumn(), p.MofNCompleteColumn(), Rate(),
+        p.TimeElapsedColumn(), p.TimeRemainingColumn(), console=console, transient=True,
     )  # fmt: skip
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} {self.unit}/s" if speed else "")
 
 
 def size(count: float) -> str:
