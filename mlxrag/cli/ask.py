@@ -68,10 +68,13 @@ def draw(answer: Answer) -> None:
     from mlxrag.cli import show
 
     click.echo("\n")
-    for citation in answer.citations:
-        passage = citation.hit.passage
-        place = f", {passage.place}" if passage.place else ""
-        click.echo(f"  [{citation.n}] {passage.source}{place}")
+    cited = {citation.n for citation in answer.citations}
+    if answer.cites_nothing:
+        click.echo("  Passages it was given:")
+    for n, hit in enumerate(answer.hits, 1):
+        if n in cited or answer.cites_nothing:
+            place = f", {hit.passage.place}" if hit.passage.place else ""
+            click.echo(f"  [{n}] {hit.passage.source}{place}")
     for line in warnings(answer):
         show.say(line)
 
