@@ -8,6 +8,7 @@ the documents they are from.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,10 @@ import numpy as np
 
 from mlxrag.model.encode import Encoder, encode
 from mlxrag.rag.chunk import chunk
-from mlxrag.rag.document import Document, Passage
+from mlxrag.rag.document import Document, Passage, passage_id
 from mlxrag.rag.index import Index
 from mlxrag.rag.local import context
-from mlxrag.rag.read import SourceFile, find_files, read_files
+from mlxrag.rag.read import Refusal, SourceFile, find_files, read_files
 from mlxrag.rag.store import FileRecord
 from mlxrag.rag.words import language_of
 from mlxrag.settings import Settings
@@ -72,52 +73,72 @@ def ingest(index: Index, encoder: Encoder, paths: Iterable[Path], settings: Sett
         BadInput: a path does not exist, or there is no file below the paths.
         MlxragError: the disk is full; what was finished is kept.
     """
-    roots = [Path(path).resolve() for path in paths]
-    files = list(find_files(roots, settings.reading))
+    paths = list(paths)
     mark = _mark(settings)
-    seen: dict[str, SourceFile] = {}
+    seen: set[str] = set()
     changed: list[SourceFile] = []
     records: dict[str, FileRecord] = {}
-    for file in files:
-        seen[file.source] = file
+    for file in find_files(paths, settings.reading):
+        seen.add(file.source)
         known = index.store.file(file.source)
-        try:
-            record = _look(file, known, mark)
-        except OSError as error:
-            changed.append(file)  # the reader says why it cannot be read
-            records[file.source] = FileRecord(file.source, str(file.path), -1, -1, "", mark, "refused", str(error))
-            continue
-        if known is not None and known.state != "refused" and known.settings == mark and record.sha256 == known.sha256:
-            if record != known:
-                index.store.touch(record)
-            yield Outcome(file.source, "unchanged")
-        else:
+        record = _look(file, known, mark)
+        if known is None or known.state == "refused" or (known.settings, known.sha256) != (mark, record.sha256):
             changed.append(file)
             records[file.source] = record
+            continue
+        if record != known:
+            index.store.touch(record)
+        yield (
+            Outcome(file.source, "empty", known.reason) if known.state == "empty" else Outcome(file.source, "unchanged")
+        )
     # What is gone goes last: a renamed file finds the vectors of its old name still there.
-    yield from _read_all(index, encoder, changed, records, settings)
-    gone = [r.source for r in index.store.files() if r.source not in seen and _was_below(r, roots)]
+    read = ((records[item.source], item) for item in read_files(changed, settings.reading))
+    yield from _add(index, encoder, read, settings)
+    gone = [r.source for r in index.store.files() if r.source not in seen and _was_below(r, paths)]
     index.store.forget(gone)
     yield from (Outcome(source, "removed") for source in gone)
     index.store.tidy()
     index.catch_up()
 
 
-def _read_all(
-    index: Index, encoder: Encoder, files: Sequence[SourceFile], records: dict[str, FileRecord], settings: Settings
+def add_documents(
+    index: Index, encoder: Encoder, documents: Iterable[Document], settings: Settings, whole: bool = False
+) -> Iterator[Outcome]:
+    """Put documents that are no files into an index, such as the contexts of a dataset, and yield what became of each.
+
+    A document with the source of another takes its place.
+
+    Args:
+        index: opened with this encoder.
+        encoder: makes the vectors.
+        documents: in any number.
+        settings: of chunking and encoding.
+        whole: keep each document as one passage, however long.
+    """
+    mark = _mark(settings)
+    found = ((FileRecord(d.source, "", 0, 0, d.sha256, mark, "indexed"), d) for d in documents)
+    yield from _add(index, encoder, found, settings, whole)
+    index.catch_up()
+
+
+def _add(
+    index: Index,
+    encoder: Encoder,
+    found: Iterable[tuple[FileRecord, Document | Refusal]],
+    settings: Settings,
+    whole: bool = False,
 ) -> Iterator[Outcome]:
     pending: list[_Pending] = []
-    for found in read_files(files, settings.reading):
-        record = records[found.source]
-        if not isinstance(found, Document):
-            index.store.put(replace(record, state=found.outcome, reason=found.reason), None)
-            yield Outcome(found.source, found.outcome, found.reason)
+    for record, item in found:
+        if isinstance(item, Refusal):
+            index.store.put(replace(record, state=item.outcome, reason=item.reason), None)
+            yield Outcome(item.source, item.outcome, item.reason)
             continue
-        document = replace(found, meta={"language": language_of(found.text) or "en", **found.meta})
-        passages = chunk(document, settings.chunking, encoder)
+        document = replace(item, meta={"language": language_of(item.text) or "en", **item.meta})
+        passages = [one_passage(document)] if whole else chunk(document, settings.chunking, encoder)
         if not passages:
             index.store.put(replace(record, state="empty", reason="no text in it"), None)
-            yield Outcome(found.source, "empty", "no text in it")
+            yield Outcome(item.source, "empty", "no text in it")
             continue
         keys = [key_of(context(passage)) for passage in passages]
         pending.append(_Pending(replace(record, state="indexed"), document, passages, keys))
@@ -143,6 +164,14 @@ def _finish(index: Index, encoder: Encoder, pending: Sequence[_Pending], setting
         yield Outcome(one.record.source, "indexed", "", len(one.passages))
 
 
+def one_passage(document: Document) -> Passage:
+    """Return the passage that is all of a document."""
+    end = len(document.text)
+    return Passage(
+        passage_id(document.id, 0, end), document.id, document.source, document.title, "", 0, end, document.text
+    )
+
+
 def key_of(text: str) -> bytes:
     """Return 16 bytes that stand for a text that is encoded."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
@@ -150,20 +179,30 @@ def key_of(text: str) -> bytes:
 
 def _look(file: SourceFile, known: FileRecord | None, mark: str) -> FileRecord:
     """Return the file's record as it is now; its bytes are hashed only where size or time have changed."""
-    stat = file.path.stat()
-    same = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    sha256 = known.sha256 if known is not None and same and known.sha256 else sha256_file(file.path)
+    path = os.path.abspath(file.path)  # noqa: PTH100 - a link is known by where it lies, not by where it leads
     state, reason = (known.state, known.reason) if known is not None else ("indexed", "")
-    return FileRecord(file.source, str(file.path), stat.st_size, stat.st_mtime_ns, sha256, mark, state, reason)
+    try:
+        stat = file.path.stat()
+        if file.fault:
+            raise OSError(file.fault)
+        same = known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        sha256 = known.sha256 if known is not None and same else sha256_file(file.path)
+    except OSError:
+        # Never equal to what was known, so that the reader is asked, and says why it cannot be read.
+        return FileRecord(file.source, path, -1, -1, "", mark, state, reason)
+    return FileRecord(file.source, path, stat.st_size, stat.st_mtime_ns, sha256, mark, state, reason)
 
 
-def _was_below(record: FileRecord, roots: Sequence[Path]) -> bool:
+def _was_below(record: FileRecord, paths: Sequence[Path]) -> bool:
     """Return whether a file that was not seen this time should have been.
 
-    True if it lay below one of the roots; or if it has a source below one of them (a folder that
+    True if it lay below one of the paths; or if it has a source below one of them (a folder that
     was moved) and is not any more where it lay.
     """
+    if not record.path:
+        return False  # a document that never was a file
     path = Path(record.path)
+    roots = [Path(os.path.abspath(root)) for root in paths]  # noqa: PTH100
     if any(path == root or root in path.parents for root in roots):
         return True
     return any(record.source.split("/")[0] == root.name for root in roots) and not path.exists()

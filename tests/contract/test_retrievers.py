@@ -1,5 +1,7 @@
 """What every retriever promises, whatever it ranks by."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_hits_are_ranked_best_first(opened, retriever):
     for k in (1, 5, 12):
         hits = retrieve(index, encoder, "Which animal is the wolf?", Retrieval(retriever=retriever, num_passages=k))
         assert [hit.rank for hit in hits] == list(range(1, k + 1))
-        assert all(a.score >= b.score for a, b in zip(hits, hits[1:], strict=False))
+        assert all(a.score >= b.score for a, b in pairwise(hits))
         assert len({hit.passage.id for hit in hits}) == k
         assert all(hit.by == retriever for hit in hits)
 

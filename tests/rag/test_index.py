@@ -57,7 +57,7 @@ def found(index, i, **options):
 def test_an_index_that_is_not_there_names_the_nearest(ws):
     """Opening without making is NotFound, with the nearest name and the command."""
     make(ws).close()
-    with pytest.raises(NotFound, match="did you mean 'documents'.*mlxrag ingest"):
+    with pytest.raises(NotFound, match=r"did you mean 'documents'.*mlxrag ingest"):
         open_index(ws, "docments")
     with pytest.raises(NotFound, match="name for an index"):
         open_index(ws, "../evil")

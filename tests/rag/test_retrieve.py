@@ -1,5 +1,7 @@
 """Joining lists, diversity, reranking, and the marks on matching words."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def test_fusion_keeps_every_row_once_and_does_not_care_for_order(fuse, a, b):
     one, other = fuse([(0.3, a), (0.7, b)]), fuse([(0.7, b), (0.3, a)])
     assert [row for row, _ in one] == [row for row, _ in other]
     assert {row for row, _ in one} == {row for row, _ in a} | {row for row, _ in b}
-    assert all(x[1] >= y[1] for x, y in zip(one, one[1:], strict=False))
+    assert all(x[1] >= y[1] for x, y in pairwise(one))
 
 
 def test_diversity_passes_over_near_copies():
