@@ -33,11 +33,11 @@ from mlxrag.model.proof import (
     Proof,
     compare,
     find_reference,
-    logits,
+    logits_once,
     prove,
     watched,
 )
-from mlxrag.model.quantize import parameters
+from mlxrag.model.quantize import parameters, unpack
 from mlxrag.model.recipe import Recipe, recipe_of
 from mlxrag.model.source import find_source, probe_ids, refuse_foreign_code
 from mlxrag.model.tokenizer import load_tokenizer
@@ -97,9 +97,10 @@ def convert(
     if available is None:
         available = this_machine().available
     refuse_foreign_code(found_at.path, model.trust_remote_code)
-    proof, baseline, ids = examine(found_at.path, quantizing, model.trust_remote_code, available)
-    calibration = calibrate_on(found_at.path, recipe, quantizing, texts)
     dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())
+    changed = recipe is not None or dtype is not None
+    proof, baseline, ids = examine(found_at.path, quantizing, changed, model.trust_remote_code, available)
+    calibration = calibrate_on(found_at.path, recipe, quantizing, texts)
     settings = {**model.model_dump(include={"q_bits", "q_group_size", "q_mode"}), **quantizing.model_dump()}
 
     def fill(folder: Path) -> dict[str, Any]:
@@ -123,12 +124,19 @@ def convert(
 
 
 def examine(
-    path: Path, quantizing: Quantizing, trust_remote_code: bool, available: int
+    path: Path, quantizing: Quantizing, changed: bool, trust_remote_code: bool, available: int
 ) -> tuple[Proof, Floats | None, tuple[int, ...]]:
     """Prove the network of a checkpoint.
 
+    Args:
+        path: the checkpoint.
+        quantizing: whether a difference is accepted.
+        changed: whether types or bits will be changed, so that the loss is to be measured.
+        trust_remote_code: whether the checkpoint's own code may be run.
+        available: bytes of free memory, for a reference that has to be computed.
+
     Returns:
-        the proof, the logits that a written model is compared with (None where they would not fit), and the probe's ids.
+        the proof, the logits that what is written is compared with, and the ids of the probe.
 
     Raises:
         BadInput: the logits differ from the reference's, and that was not accepted.
@@ -136,17 +144,20 @@ def examine(
     with watched() as read:
         found = assemble(path, trust_remote_code=trust_remote_code)
     ids = probe_ids(path, found.config)
-    need = 4 * parameters(found.network)
-    reference, why_not = find_reference(path, ids, need, available)
+    reference, why_not = find_reference(path, ids, 4 * parameters(found.network), available)
     proof = prove(found, read, reference, why_not)
     if proof.status == "differs" and not quantizing.accept_difference:
-        raise BadInput(f"{path}: mlx-lm computes something else than the checkpoint ({proof.sentence()}); "
-                       "use another model, or keep it with --accept-difference")  # fmt: skip
+        raise BadInput(
+            f"{path}: mlx-lm computes something else than the checkpoint ({proof.sentence()}); "
+            "use another model, or keep it with --accept-difference"
+        )
     if reference is not None:
         return proof, reference.logits, reference.ids
-    if 1.2 * need > available:
+    if not changed:
         return proof, None, ids
-    return proof, logits(found.network, ids), ids
+    found = assemble(path, trust_remote_code=trust_remote_code)
+    found.network.set_dtype(mx.float32)
+    return proof, logits_once(found.network, ids), ids
 
 
 def calibrate_on(path: Path, recipe: Recipe | None, quantizing: Quantizing, texts: Iterable[str]) -> Calibration | None:
@@ -208,9 +219,11 @@ def write(found: Assembled, source: Path, folder: Path, dtype: mx.Dtype | None, 
 def reread(folder: Path, baseline: Floats, ids: Sequence[int], limit: int | None) -> Difference:
     """Return how far the model in `folder`, computed in float32, is from `baseline`."""
     found = assemble(folder)
+    if mx.default_device() == mx.cpu:
+        unpack(found.network)
     found.network.set_dtype(mx.float32)
     n = min(len(ids), limit or len(ids))
-    return compare(baseline[:n], logits(found.network, ids)[:n])
+    return compare(baseline[:n], logits_once(found.network, ids)[:n])
 
 
 def limit_context(folder: Path, tokens: int) -> None:

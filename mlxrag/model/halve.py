@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlxrag.model.network import assemble
-from mlxrag.model.proof import CLOSE_TOP1, compare, logits
+from mlxrag.model.proof import CLOSE_TOP1, compare, logits_once
 from mlxrag.model.write import first_overflow
 
 HALF_KL = 0.01  # nats per token that float16 may cost before `auto` goes back to the checkpoint's own type
@@ -46,14 +46,14 @@ def choose_dtype(wanted: str, chip: str) -> tuple[mx.Dtype | None, str]:
 def half_fault(folder: Path, ids: Sequence[int]) -> str | None:
     """Return what is wrong with the float16 model in `folder`, or None: overflow of a weight or of an activation, or KL.
 
-    The same weights are run in float16 and in float32, so the model must fit in memory once and a half.
+    The same weights are run in float16 and in float32, one weight in memory at a time.
     """
     if (name := first_overflow(folder)) is not None:
         return f"overflows in {name}"
+    half = logits_once(assemble(folder).network, ids)
     found = assemble(folder)
-    half = logits(found.network, ids)
     found.network.set_dtype(mx.float32)
-    difference = compare(logits(found.network, ids), half)
+    difference = compare(logits_once(found.network, ids), half)
     if not difference.kl_mean <= HALF_KL or difference.top1 < CLOSE_TOP1 - 0.05:
         return f"changes the logits (KL {difference.kl_mean:.2g}, top-1 agreement {difference.top1:.2f})"
     return None

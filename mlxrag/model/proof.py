@@ -23,6 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
+from mlx.utils import tree_flatten, tree_map
 
 from mlxrag.errors import BadInput
 from mlxrag.model.network import Assembled
@@ -34,6 +35,8 @@ Status = Literal["proven", "close", "differs", "not proven"]
 PROVEN = 1e-3  # largest difference of any logit, where weights and arithmetic are float32 on both sides
 CLOSE_KL, CLOSE_TOP1 = 1e-3, 0.98  # nats and share of positions: another activation formula, not another network
 GREEDY = 16
+AHEAD = 64_000_000  # bytes beyond the largest weights that one pass may take
+SMALL = 100_000_000  # bytes in float32 up to which a network is also run step by step, in memory
 PROBE = (
     "The sea was calm on the morning of 3 March 1821, and 27 boats left the harbour before sunrise. "
     "What did they bring home? Fish, salt and a letter: »Ne pas ouvrir avant dimanche.« "
@@ -113,44 +116,49 @@ class Proof:
 
 
 def prove(found: Assembled, read: Collection[str], reference: Reference | None, why_not: str = "") -> Proof:
-    """Compare a network with the reference in float32.
+    """Compare a network with the reference in float32, one weight in memory at a time.
+
+    Greedy tokens are checked by giving the network the reference's own: the first place where another token is
+    likelier is where the two would part.  A small network is also run step by step with its cache.
 
     Args:
-        found: the network; its weights are made float32 and **stay so**.
+        found: the network; its weights are **given away**.
         read: the names that were looked at while `found` was assembled (`watched`).
-        reference: what to compare with, or None.
+        reference: what to compare with, or None; then the network is only traced, and no weight is read.
         why_not: why there is none.
 
     Raises:
         BadInput: mlx_lm's network cannot run what config.json describes.
     """
-    found.network.set_dtype(mx.float32)
+    network = found.network
+    network.set_dtype(mx.float32)
+    small = sum(array.nbytes for _, array in tree_flatten(network.parameters())) <= SMALL
     ids = reference.ids if reference else (0, 1, 2)
+    after = reference.greedy if reference else ()
+    mine, steps = None, after
     with watched() as more:
         try:
-            mine = logits(found.network, ids)
+            if reference is None:
+                network(mx.array([list(ids)]))
+            else:
+                steps = greedy(network, ids, len(after)) if small else steps
+                mine = logits_once(network, [*ids, *after[:-1]])
         except (IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
             kind = found.written.get("model_type")
             raise BadInput(f"mlx-lm's {kind} network cannot run what config.json describes ({error})") from error
     read = {*read, *more}
     limit = exact_up_to(found.config, read)
     proof = Proof("not proven", why_not, exact_up_to=limit, unread=unread(found.written, read), dropped=found.dropped)
-    if reference is None:
+    if reference is None or mine is None:
         return proof
     n = min(len(ids), limit or len(ids))
     difference = compare(reference.logits[:n], mine[:n])
     equal, of = 0, 0
-    if reference.greedy and (limit is None or len(ids) + len(reference.greedy) <= limit):
-        of = len(reference.greedy)
-        equal = agreeing(reference.greedy, greedy(found.network, ids, of))
-    return replace(
-        proof,
-        status=verdict(difference, equal == of),
-        by=reference.by,
-        difference=difference,
-        greedy=equal,
-        greedy_of=of,
-    )
+    if after and (limit is None or len(ids) + len(after) <= limit):
+        forced = tuple(int(i) for i in mine[len(ids) - 1 :].argmax(-1))
+        equal, of = min(agreeing(after, forced), agreeing(after, steps)), len(after)
+    status = verdict(difference, equal == of)
+    return replace(proof, status=status, by=reference.by, difference=difference, greedy=equal, greedy_of=of)
 
 
 def verdict(difference: Difference, greedy_equal: bool) -> Status:
@@ -192,10 +200,22 @@ def log_softmax(logits: Floats) -> Floats:
     return result
 
 
-def logits(network: nn.Module, ids: Sequence[int]) -> Floats:
-    """Return what `network` gives for `ids`: `(n, v)` float32."""
+def logits_once(network: nn.Module, ids: Sequence[int]) -> Floats:
+    """Return what `network` gives for `ids`, `(n, v)` float32, and **give its weights away** while doing so.
+
+    The graph is built while the weights are unread; then the network lets go of them, so that each is read when it is
+    needed and freed after it was used.  1.35 GB of weights take 130 MB this way.
+    """
+    largest = max((array.nbytes for _, array in tree_flatten(network.parameters())), default=0)
     out = network(mx.array([list(ids)]))[0].astype(mx.float32)
-    mx.eval(out)
+    network.update(tree_map(lambda _: mx.array([]), network.parameters()))
+    # Work is handed out faster than it is done; a limit makes MLX wait instead of allocating ahead.
+    cached, held = mx.set_cache_limit(0), mx.set_memory_limit(mx.get_active_memory() + 2 * largest + AHEAD)
+    try:
+        mx.eval(out)
+    finally:
+        mx.set_cache_limit(cached)
+        mx.set_memory_limit(held)
     return np.array(out)
 
 
