@@ -134,7 +134,9 @@ def load(
 
         network, config, notes = quantize_in_memory(path, recipe, settings.load_dtype, settings.trust_remote_code)
     tokenizer = load_tokenizer(path, stop_ids(path, config), str(config.get("model_type", "")))
-    model = Model(str(ref), name, version, path, config, network, tokenizer, advice(path), notes)
+    told = advice(path)
+    tokenizer.template_args = dict(told.get("template_args") or {})
+    model = Model(str(ref), name, version, path, config, network, tokenizer, told, notes)
     if adapter:
         placed = resident(network, name)
         placed.use(placed.add(find_adapter(adapter, workspace)))

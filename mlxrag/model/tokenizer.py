@@ -49,6 +49,7 @@ class Tokenizer:
         chat_template: jinja source of the model's own layout of a conversation, or None.
         eos_ids: ids that end an answer.
         vocab_size: ids are below this.
+        template_args: what the template is given unless a call says otherwise, such as `{"enable_thinking": False}`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         own = self.id("eos_token")
         self.eos_ids: frozenset[int] = frozenset({*eos_ids, *([own] if own is not None else [])})
+        self.template_args: dict[str, Any] = {}
         self._cleans_spaces = cleans_spaces
 
     def id(self, name: str) -> int | None:
@@ -118,6 +120,7 @@ class Tokenizer:
             return _plain(messages, add_generation_prompt, continue_final_message)
         import jinja2
 
+        template_args = {**self.template_args, **template_args}
         chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
         tag = "CONTINUE_FINAL_MESSAGE_TAG "
         if continue_final_message:
@@ -282,7 +285,9 @@ def load_tokenizer(path: Path, eos_ids: Iterable[int] = (), model_type: str = ""
     _set_processor(backend, config, special)
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, special, template, eos_ids, config.get("clean_up_tokenization_spaces") is True)
+    # For BPE the cleaning would take away spaces that were there.
+    cleans = config.get("clean_up_tokenization_spaces") is True and type(backend.model).__name__ != "BPE"
+    return Tokenizer(backend, special, template, eos_ids, cleans)
 
 
 def compile_template(source: str) -> jinja2.Template:
