@@ -208,6 +208,7 @@ class _Pool:
             "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", "")))),
             "MLXRAG_WORKER_SECONDS": str(self._seconds),
             "MLXRAG_WORKER_MEMORY": str(self._memory),
+            "RUST_BACKTRACE": "0",
         }
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its process)
         # -P: a parser must not come from the folder the user happens to be in.
@@ -277,12 +278,13 @@ class _Pool:
     def _fail(self, worker: _Worker, failure: Failure | None) -> None:
         code, said = self._end(worker)
         if not worker.ready and failure is None:
-            raise MlxragError(f"a process that parses files cannot start: {said or f'it ended with {code}'}")
+            last = said.splitlines()[-1] if said else f"it ended with {code}"
+            raise MlxragError(f"a process that parses files cannot start: {last}")
         if worker.task is not None:
             self._finish(worker, failure or _crash(code, said, self._seconds, self._memory))
 
     def _end(self, worker: _Worker) -> tuple[int, str]:
-        """Kill a process and return how it ended, and the last line it wrote on standard error."""
+        """Kill a process and return how it ended, and what it wrote on standard error."""
         process = worker.process
         assert process.stdout is not None and process.stdin is not None
         self._workers.remove(worker)
@@ -299,9 +301,9 @@ class _Pool:
             process.stdin.close()
         process.stdout.close()
         worker.errors.seek(0)
-        lines = worker.errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+        said = worker.errors.read()[-4000:].decode("utf-8", "replace").strip()
         worker.errors.close()
-        return code, lines[-1] if lines else ""
+        return code, said
 
 
 def _crash(code: int, said: str, seconds: float, memory: int) -> Failure:

@@ -6,6 +6,7 @@ import html
 import posixpath
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 from mlxrag.errors import BadInput
 from mlxrag.rag.formats import web
 from mlxrag.rag.formats.encoding import decode
-from mlxrag.rag.formats.package import opened, xml
+from mlxrag.rag.formats.package import fault, opened, xml
 from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
 
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)(?:\w+|#\d+|#x[0-9a-fA-F]+);")
@@ -31,8 +32,8 @@ def read_epub(raw: Raw) -> Parsed:
             _refuse_protected(package)
             folder, root = _package_document(package)
             pages = [package.read(name) for name in _spine(root, folder, set(package.namelist()))]
-    except (KeyError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BadInput(f"a damaged book: {one_line(str(error))[:120]}") from error
+    except (KeyError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error) as error:
+        raise BadInput(f"a damaged book: {fault(error)}") from error
     pieces = [piece for page in pages for piece in _page(page)]
     return Parsed(
         _fact(root, "title"), pieces, {key: value for key in ("creator", "language") if (value := _fact(root, key))}

@@ -55,6 +55,7 @@ UNREAD: dict[str, str] = {
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_AMBIGUOUS = ("dat", "bin", "key", "o", "a", "class")
 _ZIPPED = ("docx", "pptx", "xlsx", "epub")
 
 
@@ -70,9 +71,9 @@ def format_of(name: str, data: bytes) -> str:
     known = ENDINGS.get(ending, "")
     if b"%PDF-" in data[:1024] and known != "pdf" and (not known or data.startswith(b"%PDF-")):
         return "pdf"
-    if data.startswith(b"PK\x03\x04") and known not in _ZIPPED and ending not in UNREAD:
+    if data.startswith(b"PK\x03\x04") and known not in _ZIPPED and (ending not in UNREAD or ending in _AMBIGUOUS):
         return _inside(data, PurePath(name).suffix.lower())
-    if ending in UNREAD and not (ending in ("dat", "bin", "key", "o", "a") and _looks_like_text(data)):
+    if ending in UNREAD and not (ending in _AMBIGUOUS and _looks_like_text(data)):
         raise BadInput(f"unsupported format .{ending}: {UNREAD[ending]}")
     if data.startswith(_OLE) and known not in _ZIPPED:
         raise BadInput(f"an old Office file: {_OFFICE}")
@@ -98,4 +99,6 @@ def _looks_like_text(data: bytes) -> bool:
     sample = data[:8192]
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
-    return b"\0" not in sample or sample.count(0) * 3 > len(sample)
+    controls = sum(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in sample)
+    # Half of UTF-16 in an alphabet is zeros, and all that is no other control.
+    return controls * 50 <= len(sample) or (sample.count(0) == controls and 0.3 < controls / len(sample) < 0.8)

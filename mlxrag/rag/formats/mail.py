@@ -12,11 +12,12 @@ from email.message import Message
 from mlxrag.errors import BadInput
 from mlxrag.rag.formats import web
 from mlxrag.rag.formats.encoding import decode
-from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
+from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line, shorten
 from mlxrag.rag.formats.plain import paragraphs
 
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _DEEPEST = 10
+_LONGEST_HEADER = 20_000
 _FIELD = re.compile(rb"\s*(?:From [^\r\n]*\r?\n)?[A-Za-z][A-Za-z0-9-]*:")
 
 
@@ -98,13 +99,15 @@ def _text(part: Message) -> str:
 
 
 def _header(message: Message, name: str) -> str:
+    raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
+    if len(raw) > _LONGEST_HEADER:
+        # The parser of structured headers takes a thousand times the memory of what it parses.
+        return shorten(one_line(raw), 500)
     try:
-        value = message[name]
-        return one_line(str(value)) if value is not None else ""
+        return one_line(str(message[name] or ""))
     except (MessageError, ValueError, IndexError, AttributeError, TypeError, KeyError):
-        # The parser of structured headers fails on some that are malformed; the raw text is still there.
-        raw = next((value for key, value in message.raw_items() if key.lower() == name.lower()), "")
-        return one_line(str(raw))
+        # It also fails on some that are malformed; the raw text is still there.
+        return one_line(raw)
 
 
 def _name(part: Message) -> str:

@@ -6,21 +6,24 @@ markdown-it parses and writes HTML, which web.py reads: one idea of what a list 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from mlxrag.rag.formats import web
 from mlxrag.rag.formats.encoding import decode
 from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
 from mlxrag.rag.formats.plain import refuse_long_lines
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
 _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.*?)[\"']?\s*$", re.M)
 _LABELS = re.compile(r"^\([\w.:-]+\)=[ \t]*$", re.M)
 _ROLES = re.compile(r"\{[\w:-]+\}`([^`\n]+?)(?: ?<[^<>`\n]+>)?`")
-_DIRECTIVE = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}[ \t]*(?P<argument>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$",
-    re.S | re.M,
-)
+_COLONS = re.compile(r"^:{3,}(?:\{[\w:-]+\}[^\n]*)?[ \t]*$", re.M)
+_DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 _OPTIONS = re.compile(r"\A(?:[ \t]*:[\w-]+:[^\n]*\n)*")
 _LISTINGS = ("code-block", "code", "sourcecode", "code-cell", "math", "literalinclude")
 _UNREAD = ("toctree", "image", "figure", "include", "raw")
@@ -50,9 +53,11 @@ def to_html(text: str) -> Any:
     """Return the root of the HTML that a Markdown text means, or None where it is blank."""
     from markdown_it import MarkdownIt
 
-    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    text = _ROLES.sub(r"`\1`", _LABELS.sub("", _DIRECTIVE.sub(_plain_directive, text)))
-    return web.parse(str(markdown.render(text)))
+    markdown = MarkdownIt("commonmark", {"maxNesting": 40}).enable(["table", "strikethrough"])
+    for pattern, shown in ((_LABELS, ""), (_COLONS, ""), (_ROLES, r"`\1`")):
+        text = pattern.sub(shown, text)
+    tokens = _without_directives(markdown, markdown.parse(text), 0)
+    return web.parse(str(markdown.renderer.render(tokens, markdown.options, {})))
 
 
 def _first_heading(root: Any) -> str:
@@ -63,12 +68,17 @@ def _first_heading(root: Any) -> str:
     return ""
 
 
-def _plain_directive(found: re.Match[str]) -> str:
-    """Return a MyST directive as plain Markdown: listings stay code, notes become text, machinery goes."""
-    name, argument = found["name"], found["argument"].strip()
-    body = _OPTIONS.sub("", found["body"], count=1)
-    if name in _UNREAD:
-        return ""
-    if name in _LISTINGS:
-        return f"```{argument}\n{body}```"
-    return f"{argument}\n\n{body}\n" if argument else f"\n{body}\n"
+def _without_directives(markdown: MarkdownIt, tokens: Iterable[Token], depth: int) -> list[Token]:
+    """Return tokens with MyST directives as what they say: listings as code, notes as text, machinery left out."""
+    kept: list[Token] = []
+    for token in tokens:
+        found = _DIRECTIVE.match(token.info) if token.type == "fence" else None
+        if found is None:
+            kept.append(token)
+            continue
+        body = _OPTIONS.sub("", token.content, count=1)
+        if found[1] in _LISTINGS or depth > 5:
+            kept.append(token.copy(info="", content=body))
+        elif found[1] not in _UNREAD:
+            kept += _without_directives(markdown, markdown.parse(f"{found[2]}\n\n{body}"), depth + 1)
+    return kept

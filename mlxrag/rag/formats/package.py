@@ -7,7 +7,7 @@ import zipfile
 from typing import Any
 
 from mlxrag.errors import BadInput
-from mlxrag.rag.formats.piece import Raw
+from mlxrag.rag.formats.piece import Raw, one_line, shorten
 
 MOST_UNPACKED = 512 << 20
 """Bytes a package may unpack to."""
@@ -42,6 +42,11 @@ def xml(data: bytes) -> Any:
     return etree.fromstring(data, parser) if data.strip() else None
 
 
+def fault(error: Exception) -> str:
+    """Return what a library says of a damaged package, short and without quotes around it."""
+    return shorten(one_line(str(error)).strip("\"'"), 120)
+
+
 def _decrypted(raw: Raw) -> bytes:
     import msoffcrypto
     from msoffcrypto.exceptions import DecryptionError, FileFormatError, InvalidKeyError, ParseError
@@ -57,6 +62,6 @@ def _decrypted(raw: Raw) -> bytes:
         office.decrypt(plain)
     except InvalidKeyError as error:
         raise BadInput("encrypted, and --password does not open it") from error
-    except (DecryptionError, FileFormatError, ParseError, OSError) as error:
+    except (DecryptionError, FileFormatError, ParseError, OSError, ValueError, IndexError, KeyError) as error:
         raise BadInput("a damaged or old Office file: save it as .docx, .xlsx or .pptx") from error
     return plain.getvalue()

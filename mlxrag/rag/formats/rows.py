@@ -121,4 +121,5 @@ def _checked(text: str, delimiter: str) -> Iterator[Piece]:
     try:
         yield from table(_rows(lines, delimiter), spots=True)
     except csv.Error as error:
-        raise BadInput(f"not a table of values: {error}") from error
+        reason = f"a field has more than {LONGEST_LINE:,} characters" if "limit" in str(error) else str(error)
+        raise BadInput(f"not a table of values: {reason}") from error

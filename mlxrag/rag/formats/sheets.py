@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mlxrag.errors import BadInput
-from mlxrag.rag.formats.package import opened
+from mlxrag.rag.formats.package import fault, opened
 from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
 from mlxrag.rag.formats.rows import table
 
@@ -33,7 +33,7 @@ def read_xlsx(raw: Raw) -> Parsed:
     except python_calamine.PasswordError as error:
         raise BadInput("encrypted: give its --password") from error
     except (python_calamine.CalamineError, ValueError, OSError) as error:
-        raise BadInput(f"a damaged workbook: {one_line(str(error))[:120]}") from error
+        raise BadInput(f"a damaged workbook: {fault(error)}") from error
     return Parsed("", pieces, {"sheets": str(len(names))})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 from zipfile import BadZipFile
 
 from mlxrag.errors import BadInput
-from mlxrag.rag.formats.package import opened
+from mlxrag.rag.formats.package import fault, opened
 from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
 from mlxrag.rag.formats.rows import table
 
@@ -31,8 +32,17 @@ def read_pptx(raw: Raw) -> Parsed:
             piece for number, slide in enumerate(presentation.slides, 1) for piece in _slide(slide, f"slide {number}")
         ]
         title = str(presentation.core_properties.title or "")
-    except (PythonPptxError, KeyError, ValueError, AttributeError, IndexError, BadZipFile, XMLSyntaxError) as error:
-        raise BadInput(f"a damaged presentation: {one_line(str(error))[:120]}") from error
+    except (
+        PythonPptxError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        BadZipFile,
+        zlib.error,
+        XMLSyntaxError,
+    ) as error:
+        raise BadInput(f"a damaged presentation: {fault(error)}") from error
     if title.strip().lower() in _JUNK_TITLES:
         title = next((piece.text for piece in pieces if piece.level), "")
     return Parsed(title, pieces, {"slides": str(len(presentation.slides))})

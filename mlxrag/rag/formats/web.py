@@ -250,7 +250,7 @@ def _cells(row: Any, carried: dict[int, tuple[int, str]]) -> list[str]:
         if _name(cell) not in ("td", "th"):
             continue
         fill()
-        text = one_line(" ".join(piece.text for piece in pieces(cell)))
+        text = one_line(" ".join(piece.text for piece in pieces(cell)) if len(cell) else cell.text or "")
         down = _span(cell.get("rowspan"))
         for _ in range(_span(cell.get("colspan"))):
             if down > 1:

@@ -7,12 +7,13 @@ tracked insertions hold text that its paragraphs leave out.  Deleted text, heade
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from zipfile import BadZipFile
 
 from mlxrag.errors import BadInput
-from mlxrag.rag.formats.package import opened, xml
+from mlxrag.rag.formats.package import fault, opened, xml
 from mlxrag.rag.formats.piece import Parsed, Piece, Raw, one_line
 from mlxrag.rag.formats.rows import table
 
@@ -41,8 +42,8 @@ def read_docx(raw: Raw) -> Parsed:
         numbers = _Numbers(document)
         pieces = list(_blocks(body, document, numbers))
         pieces += _notes(document, numbers)
-    except (OpcError, KeyError, ValueError, AttributeError, BadZipFile, XMLSyntaxError) as error:
-        raise BadInput(f"a damaged Word document: {one_line(str(error))[:120]}") from error
+    except (OpcError, KeyError, ValueError, AttributeError, BadZipFile, zlib.error, XMLSyntaxError) as error:
+        raise BadInput(f"a damaged Word document: {fault(error)}") from error
     title, author = _facts(document)
     if not title:
         title = next((piece.text for piece in pieces if piece.level == 1), "")
