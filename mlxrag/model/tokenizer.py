@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from mlxrag.errors import BadInput, NotFound
@@ -281,8 +281,8 @@ def load_tokenizer(path: Path, eos_ids: Iterable[int] = (), model_type: str = ""
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
+    # add_bos_token and add_eos_token of the config are not looked at: tokenizer.json says what stands around a text.
     _add_tokens(backend, config, special)
-    _set_processor(backend, config, special)
     backend.no_truncation()
     backend.no_padding()
     # For BPE the cleaning would take away spaces that were there.
@@ -394,18 +394,6 @@ def _add_tokens(backend: Backend, config: Mapping[str, Any], special: Mapping[st
     for text in [*special.values(), *(text for text in more if text)]:
         if text not in {token.content for token in backend.get_added_tokens_decoder().values()}:
             backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-
-
-def _set_processor(backend: Backend, config: Mapping[str, Any], special: Mapping[str, str]) -> None:
-    """Follow `add_bos_token` and `add_eos_token`, which override what tokenizer.json says."""
-    if "add_bos_token" not in config and "add_eos_token" not in config and backend.post_processor is not None:
-        return
-    first = special.get("bos_token") if config.get("add_bos_token") else None
-    last = special.get("eos_token") if config.get("add_eos_token") else None
-    single = f"{first + ':0 ' if first else ''}$A:0{' ' + last + ':0' if last else ''}"
-    pair = f"{single}{' ' + first + ':1' if first else ''} $B:1{' ' + last + ':1' if last else ''}"
-    tokens = [(token, backend.token_to_id(token)) for token in (first, last) if token]
-    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
 
 
 def _by_transformers(path: Path) -> tuple[Backend, dict[str, str]]:
