@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def pieces(tokenizer: Tokenizer, texts: Iterable[str], count: int, length: int) 
 
 def awq(network: nn.Module, recipe: Recipe, calibration: Calibration | None) -> Table:
     """Scale channels that activations make important before rounding (Lin et al., 2023)."""
-    from mlx_lm.quant.awq import AWQ_MODEL_CONFIGS, awq_quantize
+    with quiet():
+        from mlx_lm.quant.awq import AWQ_MODEL_CONFIGS, awq_quantize
 
     assert calibration is not None
     if (plan := AWQ_MODEL_CONFIGS.get(calibration.model_type)) is None:
@@ -80,7 +82,8 @@ def awq(network: nn.Module, recipe: Recipe, calibration: Calibration | None) -> 
 
 def gptq(network: nn.Module, recipe: Recipe, calibration: Calibration | None) -> Table:
     """Round column by column, each later column making up for the error so far (Frantar et al., 2022)."""
-    from mlx_lm.quant.gptq import gptq_quantize
+    with quiet():
+        from mlx_lm.quant.gptq import gptq_quantize
 
     assert calibration is not None
     undividable(network, recipe, "gptq")
@@ -95,8 +98,9 @@ def dwq(network: nn.Module, recipe: Recipe, calibration: Calibration | None) -> 
     mlx_lm keeps the last step even where it is worse than the first; here the figures of both are compared on
     pieces that were not trained on, and the rounded weights stay as they are if training did not help.
     """
-    from mlx.optimizers import Adam
-    from mlx_lm.quant.dwq import dwq_quantize
+    with quiet():
+        from mlx.optimizers import Adam
+        from mlx_lm.quant.dwq import dwq_quantize
 
     assert calibration is not None
     settings, rows = calibration.quantizing, calibration.ids
@@ -138,7 +142,8 @@ def distance(teacher: nn.Module, student: nn.Module, rows: Sequence[Sequence[int
 
 def dynamic(network: nn.Module, recipe: Recipe, calibration: Calibration | None) -> Table:
     """Spend bits where the loss feels them: layers by sensitivity, up to a target of bits per weight."""
-    from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
+    with quiet():
+        from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
 
     assert calibration is not None
     undividable(network, recipe, "dynamic")
@@ -188,6 +193,7 @@ def undividable(network: nn.Module, recipe: Recipe, method: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what mlx_lm prints and draws off the terminal."""
+    """Keep what mlx_lm prints and draws, and what transformers says when it is imported, off the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

@@ -39,7 +39,7 @@ from mlxrag.model.proof import (
 )
 from mlxrag.model.quantize import parameters, unpack
 from mlxrag.model.recipe import Recipe, recipe_of
-from mlxrag.model.source import find_source, probe_ids, refuse_foreign_code
+from mlxrag.model.source import Source, find_source, probe_ids, refuse_foreign_code
 from mlxrag.model.tokenizer import load_tokenizer
 from mlxrag.model.write import Tell, Written, refuse_overflow, write_model
 from mlxrag.settings import ModelSettings, Quantizing
@@ -99,7 +99,7 @@ def convert(
     refuse_foreign_code(found_at.path, model.trust_remote_code)
     dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())
     changed = recipe is not None or dtype is not None
-    proof, baseline, ids = examine(found_at.path, quantizing, changed, model.trust_remote_code, available)
+    proof, baseline, ids = examine(found_at, quantizing, changed, model.trust_remote_code, available)
     calibration = calibrate_on(found_at.path, recipe, quantizing, texts)
     settings = {**model.model_dump(include={"q_bits", "q_group_size", "q_mode"}), **quantizing.model_dump()}
 
@@ -124,12 +124,12 @@ def convert(
 
 
 def examine(
-    path: Path, quantizing: Quantizing, changed: bool, trust_remote_code: bool, available: int
+    source: Source, quantizing: Quantizing, changed: bool, trust_remote_code: bool, available: int
 ) -> tuple[Proof, Floats | None, tuple[int, ...]]:
     """Prove the network of a checkpoint.
 
     Args:
-        path: the checkpoint.
+        source: the checkpoint.
         quantizing: whether a difference is accepted.
         changed: whether types or bits will be changed, so that the loss is to be measured.
         trust_remote_code: whether the checkpoint's own code may be run.
@@ -141,6 +141,7 @@ def examine(
     Raises:
         BadInput: the logits differ from the reference's, and that was not accepted.
     """
+    path = source.path
     with watched() as read:
         found = assemble(path, trust_remote_code=trust_remote_code)
     ids = probe_ids(path, found.config)
@@ -153,11 +154,21 @@ def examine(
         )
     if reference is not None:
         return proof, reference.logits, reference.ids
+    if source.proof:
+        proof = inherited(source.proof, source.ref)
     if not changed:
         return proof, None, ids
     found = assemble(path, trust_remote_code=trust_remote_code)
     found.network.set_dtype(mx.float32)
     return proof, logits_once(found.network, ids), ids
+
+
+def inherited(known: Mapping[str, Any], ref: str) -> Proof:
+    """Return the proof of the version that something is made of, as it is recorded."""
+    difference = Difference(**known["difference"]) if known.get("difference") else None
+    lists = {key: tuple(known.get(key, ())) for key in ("unread", "dropped")}
+    by = f"{known['by']} (of {ref.removeprefix('models/')})"
+    return Proof(**{**known, **lists, "difference": difference, "by": by})
 
 
 def calibrate_on(path: Path, recipe: Recipe | None, quantizing: Quantizing, texts: Iterable[str]) -> Calibration | None:

@@ -68,7 +68,8 @@ def plain(network: nn.Module, recipe: Recipe, calibration: Calibration | None = 
 
 def mixed(network: nn.Module, recipe: Recipe, calibration: Calibration | None = None) -> Table:
     """Give more bits to the value and down projections of the first, last and some middle layers (mlx_lm's recipes)."""
-    from mlx_lm.convert import mixed_quant_predicate_builder
+    with calibrate.quiet():
+        from mlx_lm.convert import mixed_quant_predicate_builder
 
     word = next(word for word, bits in MIXED.items() if bits == (recipe.bits, recipe.high_bits))
     try:

@@ -20,11 +20,19 @@ from mlxrag.workspace import Workspace, artefacts
 
 @dataclass(frozen=True)
 class Source:
-    """Where a checkpoint comes from: its directory, how lineage names it, and a name for what is made of it."""
+    """Where a checkpoint comes from.
+
+    Attributes:
+        path: its directory.
+        ref: how lineage names it.
+        name: for what is made of it.
+        proof: what the manifest of a version in the workspace says it was proven with.
+    """
 
     path: Path
     ref: str
     name: str
+    proof: Mapping[str, Any] | None = None
 
 
 def find_source(source: str, workspace: Workspace | None, revision: str = "") -> Source:
@@ -48,8 +56,10 @@ def find_source(source: str, workspace: Workspace | None, revision: str = "") ->
     folder, name, version = locate(ref, workspace)
     if path.is_dir():
         return Source(folder, f"directory:{folder.resolve()}", tidy_name(name))
-    if version and workspace is not None and any(a.version == version for a in artefacts(workspace, "models", name)):
-        return Source(folder, f"models/{name}@{version}", name)
+    known = artefacts(workspace, "models", name) if version and workspace is not None else []
+    for artefact in known:
+        if artefact.version == version:
+            return Source(folder, artefact.ref, name, artefact.manifest.get("proof"))
     if hub.is_hub_id(ref):
         commit = folder.name if len(folder.name) == 40 else version
         return Source(folder, f"hub:{ref.partition('@')[0]}@{commit}", tidy_name(name))

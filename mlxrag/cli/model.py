@@ -1,0 +1,379 @@
+"""`mlxrag model`: convert, quantize, choose and keep models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxrag.cli import show
+from mlxrag.cli.options import knobs, shared
+from mlxrag.errors import nearest
+from mlxrag.settings import ModelSettings, Quantizing
+
+if TYPE_CHECKING:
+    from mlxrag.model.convert import Converted
+    from mlxrag.workspace import Artefact
+
+BITS = ("q_bits", "q_group_size", "q_mode")
+# Commands of files of their own, imported when they are called.
+ELSEWHERE = {"sweep": "mlxrag.cli.sweep", "choose": "mlxrag.cli.choose", "prune": "mlxrag.cli.prune"}
+
+
+class ModelGroup(click.Group):
+    """The commands of this file and those of `ELSEWHERE` that are there."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *(name for name, module in ELSEWHERE.items() if find_spec(module))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE and find_spec(ELSEWHERE[cmd_name]):
+            command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f"no command {args[0]!r}{nearest(args[0], self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=ModelGroup)
+def model() -> None:
+    """Convert, quantize, choose and keep models."""
+
+
+@model.command()
+@click.argument("source")
+@click.option("--name", default="", help="What to call it; the source's name unless given.")
+@click.option("--mlx-path", type=click.Path(path_type=Path), help="Write to this new directory, not to the workspace.")
+@click.option("--revision", default="", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "-q", "--quantize", "quantized", is_flag=True, help="Quantize: 4 bits in groups of 64 unless told otherwise."
+)
+@click.option(
+    "--calibration", multiple=True, type=click.Path(path_type=Path), help="Text to calibrate on (may be repeated)."
+)
+@click.option("--index", default=None, help="Calibrate on the passages of this index.")
+@knobs(ModelSettings, only=(*BITS, "trust_remote_code"))
+@knobs(Quantizing)
+@shared
+def convert(
+    source: str, name: str, mlx_path: Path | None, revision: str, quantized: bool, calibration: tuple[Path, ...],
+    index: str | None, workspace: Path | None, config: Path | None, as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Convert a checkpoint to MLX and prove that it computes the same.
+
+    SOURCE is a directory in Hugging Face's layout or a hub id.  The result is compared with the checkpoint's own
+    logits: those in reference.npz beside it, or those of transformers and torch if they are installed.
+    """
+    if quantized and flags["q_bits"] is None and not flags["q_mode"] and not flags["quant_predicate"]:
+        flags["q_bits"] = 4
+    _convert(source, name, mlx_path, revision, calibration, index, workspace, config, as_json, flags)
+
+
+@model.command()
+@click.argument("source", metavar="MODEL")
+@click.option("--name", default="", help="What to call it; the model's name and the recipe unless given.")
+@click.option("--mlx-path", type=click.Path(path_type=Path), help="Write to this new directory, not to the workspace.")
+@click.option(
+    "--calibration", multiple=True, type=click.Path(path_type=Path), help="Text to calibrate on (may be repeated)."
+)
+@click.option("--index", default=None, help="Calibrate on the passages of this index.")
+@knobs(ModelSettings, only=(*BITS, "trust_remote_code"))
+@knobs(Quantizing)
+@shared
+def quantize(
+    source: str, name: str, mlx_path: Path | None, calibration: tuple[Path, ...], index: str | None,
+    workspace: Path | None, config: Path | None, as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Make a smaller version of a model and say what it costs.
+
+    MODEL is a name in the workspace, a directory, `reader` or a hub id.  Without flags: 4 bits in groups of 64.
+    Calibrated quantizers look at your own texts: files given with --calibration, or the passages of an index.
+    """
+    from mlxrag import settings as s
+    from mlxrag.model.recipe import recipe_of
+    from mlxrag.workspace import open_workspace
+
+    settings = s.read(config, flags)
+    recipe = recipe_of(settings.model, settings.quantizing, always=True)
+    assert recipe is not None
+    if not settings.quantizing.quant_predicate and settings.model.q_mode == "affine":
+        flags["q_bits"] = recipe.bits
+    if not name and mlx_path is None:
+        from mlxrag.model.source import find_source
+
+        found = find_source(source, open_workspace(workspace))
+        name = f"{found.name}-{recipe.name}".replace("@", "-")[:100]
+    _convert(source, name, mlx_path, "", calibration, index, workspace, config, as_json, flags)
+
+
+def _convert(
+    source: str, name: str, mlx_path: Path | None, revision: str, calibration: tuple[Path, ...], index: str | None,
+    workspace: Path | None, config: Path | None, as_json: bool, flags: dict[str, Any],
+) -> None:  # fmt: skip
+    from mlxrag import settings as s
+    from mlxrag.cli.texts import own_texts
+    from mlxrag.model.convert import convert as run
+    from mlxrag.workspace import open_workspace
+
+    settings, ws = s.read(config, flags), open_workspace(workspace)
+    wants = settings.quantizing.quantizer != "plain"
+    texts = own_texts(calibration, index, ws, settings) if wants or calibration else []
+
+    def go(tell: Callable[[int, int], None] | None) -> Converted:
+        return run(source, ws, name=name, out=mlx_path, revision=revision, model=settings.model,
+                   quantizing=settings.quantizing, texts=texts, tell=tell)  # fmt: skip
+
+    console = show.err()
+    if console.is_terminal:
+        with show.bar(console, "MB") as bar:
+            task = bar.add_task("Writing", total=None)
+            made = go(lambda done, total: bar.update(task, completed=done // 10**6, total=max(total // 10**6, 1)))
+    else:
+        made = go(None)
+    show.result(answer(made), as_json, lambda: draw(made))
+
+
+def answer(made: Converted) -> dict[str, Any]:
+    """Return what a command that made a model says in JSON."""
+    names = {"kind": "models", "name": made.path.name, "version": None, "path": str(made.path)}
+    if made.artefact is not None:
+        names |= {"name": made.artefact.name, "version": made.artefact.version}
+    kept = ("nbytes", "parameters", "bits_per_weight", "peak_bytes", "dtype", "dtype_reason", "recipe", "proof", "difference",
+            "companions", "notes", "source")  # fmt: skip
+    return {**names, **{key: made.facts[key] for key in kept if key in made.facts}}
+
+
+def draw(made: Converted) -> None:
+    """Say what was made and what is known about it."""
+    facts = made.facts
+    name = made.artefact.ref.removeprefix("models/") if made.artefact else str(made.path)
+    click.echo(
+        f"{name}: {show.size(facts['nbytes'])}, {facts['bits_per_weight']:.2f} bits per weight, "
+        f"{facts['parameters'] / 1e6:.1f} M parameters; writing took {show.size(facts['peak_bytes'])} of memory."
+    )
+    click.echo(f"{made.proof.sentence()}.")
+    if facts["recipe"] and (lost := facts["difference"]):
+        click.echo(
+            f"Quantized by {facts['recipe']}: KL {lost['kl_mean']:.2g} nats per token (p99 {lost['kl_p99']:.2g}), "
+            f"top-1 agreement {lost['top1']:.2f} on the probe text."
+        )
+    if facts["dtype_reason"].startswith("auto: float16"):
+        click.echo(f"{facts['dtype_reason'].removeprefix('auto: ')}.")
+    for note in facts["notes"]:
+        show.say(f"changed {note}")
+    if facts["companions"]["tokenizer"] == "absent":
+        show.say("the checkpoint has no tokenizer; put tokenizer.json beside the weights before use")
+    for text in facts["companions"].get("round_trip", []):
+        show.say(f"the tokenizer does not give back {text!r} as it was")
+
+
+@model.command()
+@click.argument("ref", metavar="HUB_ID")
+@click.option("--name", default="", help="What to call it; the hub's name unless given.")
+@click.option("--revision", default="", help="Branch, tag or commit.")
+@shared
+def pull(ref: str, name: str, revision: str, workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Take a model of the Hugging Face hub into the workspace; its cache is used in place, nothing is copied."""
+    from mlxrag.model.keep import pull as run
+    from mlxrag.workspace import open_workspace
+
+    made = run(f"{ref}@{revision}" if revision else ref, open_workspace(workspace), name=name)
+    _show_artefact(made, as_json)
+
+
+@model.command("list")
+@shared
+def list_models(workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """List the models of the workspace and their versions; the one in use is marked."""
+    from mlxrag.workspace import artefacts, current, names, open_workspace
+
+    ws = open_workspace(workspace)
+    rows = []
+    for name in names(ws, "models"):
+        used = current(ws, "models", name)
+        rows += [{**brief(found), "current": found.version == used} for found in artefacts(ws, "models", name)]
+
+    def table() -> None:
+        if not rows:
+            click.echo(
+                "No models yet; `mlxrag model convert` or `mlxrag model pull` makes one, and `reader` ships with mlxrag."
+            )
+            return
+        lines = [
+            (("* " if r["current"] else "  ") + r["name"], r["version"], show.size(r["nbytes"]) if r["nbytes"] else None,
+             r["bits_per_weight"], r["recipe"] or r["dtype"], r["proof"], r["made"])
+            for r in rows
+        ]  # fmt: skip
+        columns = ("model", "version", "size", "bits/weight", "recipe", "proof", "made")
+        show.table(columns, lines, right=("size", "bits/weight"))
+
+    show.result({"models": rows}, as_json, table)
+
+
+def brief(found: Artefact) -> dict[str, Any]:
+    """Return the facts of a version that a list shows."""
+    manifest: Mapping[str, Any] = found.manifest
+    return {
+        "name": found.name,
+        "version": found.version,
+        "path": str(found.path),
+        **{key: manifest.get(key) for key in ("nbytes", "bits_per_weight", "parameters", "recipe", "dtype", "made")},
+        "proof": (manifest.get("proof") or {}).get("status"),
+        "inputs": manifest["inputs"],
+    }
+
+
+@model.command("show")
+@click.argument("ref", metavar="NAME[@VERSION]")
+@click.option("--verify", "check", is_flag=True, help="Read every file and compare its hash with the manifest.")
+@shared
+def show_model(ref: str, check: bool, workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Show what is known about a model: where it came from, settings, proof, size, its own settings."""
+    from mlxrag.model.beside import advice
+    from mlxrag.model.keep import find_version
+    from mlxrag.workspace import lineage, open_workspace, verify
+
+    ws = open_workspace(workspace)
+    found = find_version(ws, ref)
+    if check:
+        verify(found)
+    value = {
+        "kind": "models", "name": found.name, "version": found.version, "path": str(found.path),
+        "lineage": [one.ref for one in lineage(ws, found)], "own_settings": advice(found.path), "manifest": dict(found.manifest),
+    }  # fmt: skip
+
+    def table() -> None:
+        manifest = found.manifest
+        rows: list[tuple[str, Any]] = [
+            ("path", found.path), ("made from", ", ".join(manifest["inputs"]) or None), ("made", manifest["made"]),
+            ("size", show.size(manifest["nbytes"]) if manifest.get("nbytes") else None),
+            ("bits per weight", manifest.get("bits_per_weight")), ("recipe", manifest.get("recipe")),
+            ("type", manifest.get("dtype")),
+            ("own settings", value["own_settings"] or None), ("notes", "; ".join(manifest.get("notes", [])) or None),
+        ]  # fmt: skip
+        proof = manifest.get("proof")
+        if proof:
+            rows.insert(
+                3,
+                (
+                    "proof",
+                    f"{proof['status']}, against {proof['by']}"
+                    if proof["difference"]
+                    else f"not proven: {proof['by']}",
+                ),
+            )
+        rows += [(f"score {key}", one) for key, one in (manifest.get("scores") or {}).items()]
+        show.table(("", found.ref.removeprefix("models/")), rows)
+        if check:
+            click.echo("All files are as they were written.")
+
+    show.result(value, as_json, table)
+
+
+@model.command()
+@click.argument("ref", metavar="NAME@VERSION")
+@shared
+def use(ref: str, workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Let a model's name stand for a version from now on; going back is the same command.
+
+    A running `mlxrag chat` takes it up before the next turn.
+    """
+    from mlxrag.model.keep import find_version
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import use as run
+
+    ws = open_workspace(workspace)
+    find_version(ws, ref)
+    _show_artefact(run(ws, "models", ref), as_json, "is now in use")
+
+
+@model.command()
+@click.argument("ref", metavar="NAME@VERSION")
+@click.option("--force", is_flag=True, help="Remove it even if something else was made from it.")
+@shared
+def remove(ref: str, force: bool, workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Remove a version; refused while something else was made from it."""
+    from mlxrag.model.keep import find_version
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import remove as run
+
+    ws = open_workspace(workspace)
+    find_version(ws, ref)
+    _show_artefact(run(ws, "models", ref, force=force), as_json, "was removed")
+
+
+@model.command()
+@click.argument("ref", metavar="NAME[@VERSION]")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
+@shared
+def configure(ref: str, changes: tuple[str, ...], workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Give a model settings of its own: a new version with the same weights, which becomes current.
+
+    Keys: context (tokens), template_args (JSON), and every setting of sampling, answering, retrieval and caching, such as
+    temp=0.2, stop=END or system_prompt="...".  KEY= takes a setting away.  A flag of a command wins over them.
+    """
+    from mlxrag.model.keep import configure as run
+    from mlxrag.model.keep import find_version
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import use as take
+
+    wrong = [change for change in changes if "=" not in change]
+    if wrong:
+        raise click.UsageError(f"{wrong[0]!r} is not KEY=VALUE")
+    ws = open_workspace(workspace)
+    find_version(ws, ref)
+    made = run(ref, dict(change.split("=", 1) for change in changes), ws)
+    take(ws, "models", f"{made.name}@{made.version}")
+    _show_artefact(made, as_json, "is now in use")
+
+
+@model.command()
+@click.option("--old", is_flag=True, help="Also versions that are not current and that nothing was made from.")
+@click.option("--yes", is_flag=True, help="Take it away; without this, only show what would be freed.")
+@shared
+def clean(old: bool, yes: bool, workspace: Path | None, config: Path | None, as_json: bool) -> None:
+    """Show what could be removed and what that would free; with --yes, remove it."""
+    import shutil
+
+    from mlxrag.model.keep import waste
+    from mlxrag.workspace import open_workspace
+    from mlxrag.workspace import remove as run
+
+    ws = open_workspace(workspace)
+    found = list(waste(ws, old=old))
+    for one in found if yes else []:
+        if one.what == "unfinished":
+            shutil.rmtree(one.path, ignore_errors=True)
+        else:
+            run(ws, "models", one.ref.removeprefix("models/"))
+    total = sum(one.nbytes for one in found)
+    value = {
+        "removed": yes,
+        "nbytes": total,
+        "found": [{"what": one.what, "ref": one.ref, "nbytes": one.nbytes} for one in found],
+    }
+
+    def table() -> None:
+        if found:
+            rows = [(one.what, one.ref, show.size(one.nbytes), one.why) for one in found]
+            show.table(("what", "which", "frees", "because"), rows, right=("frees",))
+        end = "freed." if yes else "would be freed; --yes does it." if found else "would be freed."
+        click.echo(f"{show.size(total)} {end}")
+
+    show.result(value, as_json, table)
+
+
+def _show_artefact(found: Artefact, as_json: bool, what: str = "") -> None:
+    value = {"kind": "models", "name": found.name, "version": found.version, "path": str(found.path)}
+    text = f"{found.name}@{found.version} {what or f'is at {found.path}'}."
+    show.result(value, as_json, lambda: click.echo(text))

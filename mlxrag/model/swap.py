@@ -1,0 +1,72 @@
+"""Another version into a running process: between two turns, unload before load, and back again if that fails.
+
+The Model stays the same object, so whoever holds it (a conversation, a server) goes on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxrag.errors import MlxragError, NotFound
+from mlxrag.model.load import Model, load
+from mlxrag.settings import ModelSettings
+from mlxrag.workspace import Workspace, resolve
+
+
+def moved(model: Model, workspace: Workspace) -> str | None:
+    """Return `name@version` of what `model`'s name stands for now, if it was asked for by name and that has changed.
+
+    Costs one small file; a conversation may ask before every turn.
+    """
+    if not model.version or "@" in model.ref or model.ref != model.name:
+        return None
+    try:
+        now = resolve(workspace, "models", model.name)
+    except NotFound:
+        return None
+    return f"{now.name}@{now.version}" if now.version != model.version else None
+
+
+def exchange(
+    model: Model,
+    ref: str | Path,
+    workspace: Workspace | None = None,
+    *,
+    adapter: str | Path | None = None,
+    settings: ModelSettings | None = None,
+    opener: Callable[..., Model] = load,
+) -> None:
+    """Put another model into `model`: its weights go first, so that the two are never in memory together.
+
+    Args:
+        model: what is loaded now; afterwards it is the other one.
+        ref: as for `load`.
+        workspace: where names are looked up.
+        adapter: an adapter for the new one.
+        settings: how to load it.
+        opener: loads a model; a test hands in one that fails.
+
+    Raises:
+        MlxragError: why the new one could not be loaded; `model` is the old one again, without its adapter's changes
+            lost (it is put back on where it came from a file).
+    """
+    old, asked = model.path, model.ref
+    model.close()
+    try:
+        fresh = opener(ref, workspace, adapter=adapter, settings=settings)
+    except MlxragError:
+        back = opener(old, workspace, adapter=adapter, settings=settings)
+        name, version = model.name, model.version
+        adopt(model, back, asked)
+        model.name, model.version = name, version
+        raise
+    # A name goes on standing for whatever is current, also after it was followed to a version.
+    adopt(model, fresh, asked if str(ref).partition("@")[0] == asked else str(ref))
+
+
+def adopt(model: Model, fresh: Model, ref: str) -> None:
+    """Make `model` what `fresh` is, under the name it was asked for by."""
+    for field in ("name", "version", "path", "config", "network", "tokenizer", "advice", "notes"):
+        setattr(model, field, getattr(fresh, field))
+    model.ref = ref
