@@ -319,12 +319,25 @@ def read_cache_file(path: Path) -> tuple[list[Any], dict[str, str]]:
 
 
 def quantize_cache(cache: list[Any], caching: Caching) -> None:
-    """Quantize layers that have grown past the start, in place, as mlx_lm does."""
+    """Quantize layers that have grown past the start, in place, as mlx_lm does.
+
+    Raises:
+        BadInput: the layers slide over a window, or their heads do not divide into groups of that size.
+    """
     if caching.kv_bits is None:
         return
     for i, layer in enumerate(cache):
         if hasattr(layer, "to_quantized") and layer.offset >= caching.quantized_kv_start:
-            cache[i] = layer.to_quantized(group_size=caching.kv_group_size, bits=caching.kv_bits)
+            try:
+                cache[i] = layer.to_quantized(group_size=caching.kv_group_size, bits=caching.kv_bits)
+            except NotImplementedError as error:
+                raise BadInput("--kv-bits does not go with windows over keys and values; leave one out") from error
+            except ValueError as error:
+                size = layer.keys.shape[-1]
+                raise BadInput(
+                    f"--kv-bits {caching.kv_bits} with --kv-group-size {caching.kv_group_size} does not fit heads of "
+                    f"{size} numbers; take a group size that divides {size}"
+                ) from error
 
 
 def can_cut(cache: Sequence[Any]) -> bool:
