@@ -26,7 +26,9 @@ class Toy:
 
 def words() -> Tokenizer:
     """A tokenizer like BERT's: words and marks, and one token for every word it does not know."""
-    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, ".": 2}, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "the": 1, ".": 2}, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.enable_truncation(8)
@@ -39,7 +41,9 @@ def bytes_() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(["the trailer carries sixty kilograms on a level road " * 4], trainer)
     return tokenizer
 
@@ -57,7 +61,9 @@ ENCODERS = {"words": Toy(words()), "bytes": Toy(bytes_()), "metaspace": Toy(meta
 text = st.one_of(
     st.text(max_size=300),
     st.text(alphabet=st.sampled_from("ab .\n\t;:。？漢字ไทยعر"), max_size=300),
-    st.lists(st.sampled_from(["the", "trailer.", "Dr. Vale", "60 kg;", "\n", "\n\n", "x" * 150, "。漢字かな"]), max_size=60).map(" ".join),
+    st.lists(
+        st.sampled_from(["the", "trailer.", "Dr. Vale", "60 kg;", "\n", "\n\n", "x" * 150, "。漢字かな"]), max_size=60
+    ).map(" ".join),
 )
 pieces = st.lists(
     st.builds(
@@ -95,7 +101,11 @@ def test_laws(name: str, chunker: str, found: list[Piece], limit: int, overlap: 
         assert (passage.start, passage.end) > before
         before = (passage.start, passage.end)
         covered[passage.start : passage.end] = b"\1" * len(passage.text)
-    missing = [character for character, seen in zip(document.text, covered, strict=True) if not seen and not character.isspace()]
+    missing = [
+        character
+        for character, seen in zip(document.text, covered, strict=True)
+        if not seen and not character.isspace()
+    ]
     assert not missing
     assert len({passage.id for passage in passages}) == len(passages)
 
@@ -137,7 +147,10 @@ def test_sections_keep_their_headings() -> None:
 
 def test_rows_stay_whole() -> None:
     """Passages of a table hold whole rows and say which, without overlap."""
-    found = [Piece("row", f"article: OX-{n:03}; name: Ox {n} cargo trailer; price: ${n}", spot=f"row {n}") for n in range(2, 12)]
+    found = [
+        Piece("row", f"article: OX-{n:03}; name: Ox {n} cargo trailer; price: ${n}", spot=f"row {n}")
+        for n in range(2, 12)
+    ]
     document = document_of([Piece("heading", "Prices", 1), *found], "list")
     passages = chunk(document, Chunking(chunk_tokens=50, chunk_overlap=20), ENCODERS["words"])
     lines = [line for passage in passages for line in passage.text.split("\n") if line.startswith("article")]
@@ -150,7 +163,9 @@ def test_code_is_cut_at_blank_lines() -> None:
     """Code that fits is one passage; code that does not is cut between its parts."""
     small = "def load(path):\n    return open(path).read()"
     large = "\n\n".join(f"def step_{n}(value):\n    return value + {n}" for n in range(6))
-    assert [p.text for p in chunk(document_of([Piece("code", small)]), Chunking(chunk_tokens=40), ENCODERS["words"])] == [small]
+    assert [
+        p.text for p in chunk(document_of([Piece("code", small)]), Chunking(chunk_tokens=40), ENCODERS["words"])
+    ] == [small]
     parts = chunk(document_of([Piece("code", large)]), Chunking(chunk_tokens=40), ENCODERS["words"])
     assert len(parts) > 1
     assert all(part.text.startswith("def step_") for part in parts)
@@ -159,7 +174,9 @@ def test_code_is_cut_at_blank_lines() -> None:
 def test_prose_overlaps_by_whole_sentences() -> None:
     """Neighbouring passages of one section share their last and first sentences, within the overlap."""
     body = " ".join(f"Sentence number {n} says something about trailers and roads." for n in range(20))
-    passages = chunk(document_of([Piece("paragraph", body)]), Chunking(chunk_tokens=40, chunk_overlap=12), ENCODERS["words"])
+    passages = chunk(
+        document_of([Piece("paragraph", body)]), Chunking(chunk_tokens=40, chunk_overlap=12), ENCODERS["words"]
+    )
     assert len(passages) > 3
     for above, below in zip(passages, passages[1:], strict=False):
         shared = body[below.start : above.end]
@@ -185,7 +202,9 @@ def test_word_of_a_million_letters_is_cut() -> None:
 def test_limit_is_the_encoders_if_smaller() -> None:
     """No passage is longer than the encoder takes, special tokens included."""
     tokenizer = words()
-    passages = chunk(document_of([Piece("paragraph", "the road " * 300)]), Chunking(chunk_tokens=500), Toy(tokenizer, 20))
+    passages = chunk(
+        document_of([Piece("paragraph", "the road " * 300)]), Chunking(chunk_tokens=500), Toy(tokenizer, 20)
+    )
     assert max(len(untruncated(tokenizer).encode(passage.text).ids) for passage in passages) <= 20
 
 

@@ -58,6 +58,8 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
     Raises:
         BadInput: these bytes are no text.
     """
+    if not data:
+        return "", "utf-8"
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _with_replacements(data, name), name

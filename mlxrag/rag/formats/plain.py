@@ -76,24 +76,23 @@ def paragraphs(text: str, marked: bool = False) -> Iterator[Piece]:
 
 
 def _group(group: list[str], number: int, followed: bool, marked: bool) -> Iterator[Piece]:
-    while marked and group and _ATTRIBUTE.match(group[0]):
-        group, number = group[1:], number + 1
-    if not group or all(_RULE.fullmatch(line) for line in group):
+    lines = [(line, at) for at, line in enumerate(group, number) if not (marked and _ATTRIBUTE.match(line))]
+    if all(_RULE.fullmatch(line) for line, _ in lines):
         return
-    spot = f"line {number}"
-    rule = _UNDERLINE.fullmatch(group[1]) if len(group) > 1 else None
-    mark = _MARKED.fullmatch(group[0].strip()) if marked else None
+    first, at = lines[0]
+    under = lines[1][0].strip() if len(lines) > 1 else ""
+    mark = _MARKED.fullmatch(first.strip()) if marked else None
     if mark:
-        yield Piece("heading", mark[2], len(mark[1]), spot)
-        group, number = group[1:], number + 1
-    elif rule and len(group[0].strip()) <= 100 and len(group[1].strip()) >= len(group[0].strip()) // 2:
-        yield Piece("heading", group[0], 1 if rule[1] in "=#*" else 2, spot)
-        group, number = group[2:], number + 2
-    elif len(group) == 1 and followed and (level := _level(group[0].strip())):
-        yield Piece("heading", group[0], level, spot)
-        return
-    if group:
-        yield Piece("paragraph", "\n".join(group), spot=f"line {number}")
+        yield Piece("heading", mark[2], len(mark[1]), f"line {at}")
+        lines = lines[1:]
+    elif _UNDERLINE.fullmatch(under) and len(first.strip()) <= 100 and len(under) * 2 >= len(first.strip()):
+        yield Piece("heading", first, 1 if under[0] in "=#*" else 2, f"line {at}")
+        lines = lines[2:]
+    elif len(group) == 1 and followed and (level := _level(first.strip())):
+        yield Piece("heading", first, level, f"line {at}")
+        lines = []
+    if lines:
+        yield Piece("paragraph", "\n".join(line for line, _ in lines), spot=f"line {lines[0][1]}")
 
 
 def _level(line: str) -> int:

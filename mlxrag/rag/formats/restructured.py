@@ -101,9 +101,14 @@ def _harmless() -> Iterator[None]:
             return [nodes.definition_list_item("", nodes.term("", "", *parsed), nodes.definition("", inner))]
 
     def directive(name: str, *_: Any) -> tuple[Any, list[Any]]:
-        from docutils.parsers.rst.directives import tables
+        from docutils.parsers.rst.directives import misc, tables
 
-        known = {"list-table": tables.ListTable, "table": tables.RSTTable}
+        known = {
+            "list-table": tables.ListTable,
+            "table": tables.RSTTable,
+            "replace": misc.Replace,
+            "unicode": misc.Unicode,
+        }
         return known.get(name.lower(), Kept), []
 
     def role(name: str, *_: Any) -> tuple[Any, list[Any]]:
