@@ -129,6 +129,20 @@ class Caching(Table):
 class Making(Table):
     """How examples are made from documents."""
 
+    makers: tuple[str, ...] = Field((), description="Makers to use (may be repeated); the usual ones unless given.")
+    num_questions: int = Field(0, ge=0, description="Stop when this many are kept; 0 goes through all passages.")
+    per_passage: int = Field(4, ge=1, description="Most questions kept of one passage.")
+    alike_per_document: int = Field(4, ge=1, description="Most questions of one document that start with the same three words.")
+    unanswerable_share: float = Field(0.15, ge=0.0, le=0.9, description="Largest share of questions that the documents do not answer.")
+    near_question: float = Field(0.9, gt=0.0, le=1.0, description="Similarity from which two questions are the same.")
+    round_trip: Literal["full", "retrieval", "none"] = Field(
+        "full", description="Check that retrieval finds the passage, and that the model answers with it and not without."
+    )
+    found_within: int = Field(5, ge=1, description="Rank within which retrieval must find the passage.")
+    read_f1: float = Field(0.5, ge=0.0, le=1.0, description="F1 from which the model's answer is the right one.")
+    keep_hard: bool = Field(False, description="Keep what only the round trip refused, with a tag such as hard:retrieval.")
+    make_seed: int = Field(0, description="Seed of the order of passages and of what the model makes.")
+
 
 class Evaluating(Table):
     """How answers are scored."""

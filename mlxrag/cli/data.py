@@ -276,6 +276,14 @@ def fractions(text: str) -> dict[str, float]:
     return dict(zip(names, shares, strict=True))
 
 
+def made_answer(made: Dataset) -> dict[str, Any]:
+    """Return what a command that makes a dataset answers."""
+    return {
+        "kind": "datasets", "name": made.name, "version": made.version, "path": str(made.artefact.path),
+        "counts": dict(made.counts), "refused": sum(1 for _ in made.refused()),
+    }  # fmt: skip
+
+
 def _made(made: Dataset, as_json: bool) -> None:
     bad = list(made.refused())
     for row in bad[:SHOWN]:
@@ -284,10 +292,7 @@ def _made(made: Dataset, as_json: bool) -> None:
         show.say(
             f"... and {len(bad) - SHOWN} more; see them with: mlxrag data show {made.name}@{made.version} --refused"
         )
-    answer = {
-        "kind": "datasets", "name": made.name, "version": made.version, "path": str(made.artefact.path),
-        "counts": dict(made.counts), "refused": len(bad),
-    }  # fmt: skip
+    answer = made_answer(made)
     show.result(answer, as_json, lambda: click.echo(f"{made.ref}: {_counts(made.counts)}, {len(bad)} rows not kept"))
 
 
@@ -340,3 +345,6 @@ def _draw_audit(found: Any) -> None:
     for title, values in (("tags", found.tags), ("languages", found.languages), ("openings", found.openings)):
         click.echo(f"{title}: " + (", ".join(f"{k} {v}" for k, v in list(values.items())[:12]) or "none"))
     click.echo("diversity: " + ", ".join(f"{k} {v:.3f}" for k, v in found.diversity.items() if v is not None))
+
+
+from mlxrag.cli import data_make as data_make  # noqa: E402  # adds its commands to the group

@@ -89,18 +89,25 @@ class Near:
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
         self._signed: list[np.ndarray] = []
 
-    def add(self, text: str) -> int | None:
-        """Add a text and return the position of an earlier one like it, or None; only a new text is kept."""
+    def find(self, text: str) -> int | None:
+        """Return the position of an earlier text like this one, or None."""
         signed = signatures([text])[0]
-        width = PERMUTATIONS // BANDS
-        keys = [(b, signed[b * width : (b + 1) * width].tobytes()) for b in range(BANDS)]
-        for other in dict.fromkeys(i for key in keys for i in self._buckets.get(key, ())):
+        for other in dict.fromkeys(i for key in _keys(signed) for i in self._buckets.get(key, ())):
             if float(similarity(self._signed[other], signed)) >= self.threshold:
                 return other
-        for key in keys:
+        return None
+
+    def add(self, text: str) -> None:
+        """Keep a text, to be found by what is like it."""
+        signed = signatures([text])[0]
+        for key in _keys(signed):
             self._buckets.setdefault(key, []).append(len(self._signed))
         self._signed.append(signed)
-        return None
+
+
+def _keys(signed: np.ndarray) -> list[tuple[int, bytes]]:
+    width = PERMUTATIONS // BANDS
+    return [(b, signed[b * width : (b + 1) * width].tobytes()) for b in range(BANDS)]
 
 
 def _grams(text: str) -> set[bytes]:

@@ -100,6 +100,7 @@ def _write_squad(examples: Iterable[Example], path: Path) -> int:
 
 def _write_chat(examples: Iterable[Example], path: Path) -> int:
     """Chat rows for `mlx_lm.lora`, laid out exactly as `mlxrag ask` lays out its prompt, gold passages first."""
+
     def row(e: Example) -> dict[str, Any]:
         hits = [Hit(p, 1.0 / (n + 1), "gold", n + 1) for n, p in enumerate(e.passages)]
         asked = messages(e.question, hits, Answering(), history=e.history)
