@@ -103,10 +103,9 @@ def mail() -> bytes:
     return bytes(message)
 
 
-def pdf(pages: list[list[tuple[int, str]]], font: str = "Helvetica") -> bytes:
+def pdf(pages: list[list[tuple[int, str]]]) -> bytes:
     """A PDF whose pages are lines of a size and a text; size 0 leaves a gap."""
-    objects = ["<</Type/Catalog/Pages 2 0 R>>", "", f"<</Type/Font/Subtype/Type1/BaseFont/{font}>>"]
-    kids = []
+    streams = []
     for lines in pages:
         height, commands = 750, []
         for size, line in lines:
@@ -114,19 +113,27 @@ def pdf(pages: list[list[tuple[int, str]]], font: str = "Helvetica") -> bytes:
             if size:
                 safe = line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
                 commands.append(f"BT /F1 {size} Tf 60 {height} Td ({safe}) Tj ET")
-        stream = "\n".join(commands)
-        objects.append(f"<</Length {len(stream)}>>stream\n{stream}\nendstream")
-        page = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F1 3 0 R>>>>/Contents "
-        objects.append(f"{page}{len(objects)} 0 R>>")
+        streams.append("\n".join(commands).encode("latin-1"))
+    return pdf_of(streams)
+
+
+def pdf_of(streams: list[bytes], entries: str = "") -> bytes:
+    """A PDF whose pages are these content streams, with more entries in their dictionaries, such as a filter."""
+    objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"", b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]
+    page = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F1 3 0 R>>>>/Contents {} 0 R>>".format
+    kids = []
+    for stream in streams:
+        objects.append(f"<</Length {len(stream)}{entries}>>stream\n".encode() + stream + b"\nendstream")
+        objects.append(page(len(objects)).encode())
         kids.append(f"{len(objects)} 0 R")
-    objects[1] = f"<</Type/Pages/Kids[{' '.join(kids)}]/Count {len(kids)}>>"
-    body, offsets = "%PDF-1.4\n", []
+    objects[1] = f"<</Type/Pages/Kids[{' '.join(kids)}]/Count {len(kids)}>>".encode()
+    body, offsets = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
         offsets.append(len(body))
-        body += f"{number} 0 obj{content}endobj\n"
+        body += f"{number} 0 obj".encode() + content + b"endobj\n"
     table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     end = f"trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(body)}\n%%EOF"
-    return f"{body}xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode("latin-1")
+    return body + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode()
 
 
 def docx() -> bytes:
