@@ -25,11 +25,11 @@ from mlxrag.model.calibrate import Calibration, pieces
 from mlxrag.model.checkpoint import read_config
 from mlxrag.model.companions import check_companions
 from mlxrag.model.halve import choose_dtype, half_fault, this_chip
+from mlxrag.model.likelihood import Floats
 from mlxrag.model.network import Assembled, assemble
 from mlxrag.model.proof import (
     PROVEN,
     Difference,
-    Floats,
     Proof,
     compare,
     find_reference,

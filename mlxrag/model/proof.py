@@ -22,14 +22,13 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_map
 
 from mlxrag.errors import BadInput
+from mlxrag.model.likelihood import Floats, kl_divergence
 from mlxrag.model.network import Assembled
 from mlxrag.model.unread import exact_up_to, unread
 
-Floats = npt.NDArray[np.floating[Any]]
 Status = Literal["proven", "close", "differs", "not proven"]
 
 PROVEN = 1e-3  # largest difference of any logit, where weights and arithmetic are float32 on both sides
@@ -185,19 +184,6 @@ def compare(reference: Floats, given: Floats) -> Difference:
         kl_mean=float(kl.mean()),
         kl_p99=float(np.quantile(kl, 0.99)),
     )
-
-
-def kl_divergence(p: Floats, q: Floats) -> Floats:
-    """Return KL(p || q) of each row of logits `(n, v)` in nats, `(n,)` float64, never below 0."""
-    log_p, log_q = log_softmax(p), log_softmax(q)
-    return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Return log-probabilities of the rows of `logits` `(n, v)`, float64."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True).astype(np.float64)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result
 
 
 def logits_once(network: nn.Module, ids: Sequence[int]) -> Floats:
