@@ -1,0 +1,1 @@
+"""The recipe of the bundled reader: text, training, export. Run it with ``python -m models.recipe``."""

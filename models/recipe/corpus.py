@@ -1,0 +1,72 @@
+"""What the reader is trained on: a stream of sheets from schemas and from reading-comprehension sets, in one mixture."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import compose, reading, schema, sheet
+from .kinds import Kind
+
+REAL = ("squad/dev-v1.1.json.gz",)
+"""Below the data folder; further ``*.json`` files in SQuAD layout in its ``reading/`` are used too."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything a sheet is made of."""
+
+    sections: Sequence[schema.Section]
+    held_sections: Sequence[schema.Section]
+    kinds: dict[str, Kind]
+    articles: Sequence[list[reading.Paragraph]]
+    held_articles: Sequence[list[reading.Paragraph]]
+
+
+def load(data: Sequence[Path]) -> Corpus:
+    """Read the tables, and what there is of real text in the folders `data`."""
+    sections, kinds = schema.load()
+    train = [replace(s, schemas=[c for c in s.schemas if not schema.held_out(c)]) for s in sections]
+    held = [replace(s, schemas=[c for c in s.schemas if schema.held_out(c)]) for s in sections]
+    articles: list[list[reading.Paragraph]] = []
+    kept: list[list[reading.Paragraph]] = []
+    for folder in data:
+        for name in REAL:
+            if (folder / name).is_file():
+                more, kept = reading.split_articles(reading.read(folder / name))
+                articles += more
+        for path in sorted((folder / "reading").glob("*.json")):
+            for article in reading.read(path):
+                # one "article" of unrelated texts is cut up, so that neighbours are drawn from near each other
+                articles += [article[i : i + 40] for i in range(0, len(article), 40)]
+    return Corpus([s for s in train if s.schemas], [s for s in held if s.schemas], kinds, [a for a in articles if a], kept)
+
+
+def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator[sheet.Sheet]:
+    """An endless stream.
+
+    Args:
+        corpus: what `load` read.
+        r: the only source of chance.
+        real: share of sheets from reading-comprehension sets, where there are any.
+        most: passages in a sheet, at most.
+    """
+    weights = [0.12, 0.2, 0.3, 0.26, 0.12][:most]
+    while True:
+        passages = r.choices(range(1, len(weights) + 1), weights)[0]
+        if corpus.articles and r.random() < real:
+            made = reading.compose(corpus.articles, r, passages, 14)
+        else:
+            made = compose.compose(corpus.sections, corpus.kinds, r, passages, 14)
+        if made.talks:
+            yield sheet.shuffle(made, r)
+
+
+def held_out(corpus: Corpus, real: bool, seed: int) -> Iterator[sheet.Sheet]:
+    """Sheets of what is never trained on: held-out schemas, or held-out articles."""
+    r = random.Random(seed)
+    while True:
+        passages = r.choice([2, 3, 4])
+        made = reading.compose(corpus.held_articles, r, passages, 10) if real else compose.compose(corpus.held_sections, corpus.kinds, r, passages, 10)
+        if made.talks:
+            yield sheet.shuffle(made, r)
