@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Milliseconds, recall, build time, memory and disk of this index beside LanceDB, faiss, usearch and bm25s.
 
     pip install 'mlxrag[peers]'

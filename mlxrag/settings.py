@@ -55,6 +55,7 @@ class Retrieval(Table):
     """How passages are found for a question."""
 
     index: str = Field("documents", description="Name of the index.")
+    store: str = Field("", description="Keep the index in PostgreSQL: postgresql://USER@HOST/DATABASE; unless given, in the workspace.")
     retriever: Literal["hybrid", "dense", "lexical"] = Field("hybrid", description="How passages are found.")
     num_passages: int = Field(5, ge=1, le=1000, description="Passages to retrieve.")
     where: tuple[str, ...] = Field((), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated).")

@@ -15,7 +15,7 @@ from mlxrag.settings import Chunking, Encoding, Reading, Retrieval
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--rebuild", is_flag=True, help="Throw the index away first and make it anew.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any file was refused.")
-@knobs(Retrieval, only=("index",))
+@knobs(Retrieval, only=("index", "store"))
 @knobs(Reading, Chunking, Encoding)
 @shared
 def ingest(

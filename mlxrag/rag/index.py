@@ -1,7 +1,7 @@
 """Passages -> index: open, make, list and remove.
 
-An index is mutable, unlike other artefacts, and belongs to one encoder.  `Index` is what searching
-and ingesting ask of one; `local.py` is the one that lives in the workspace.
+An index is mutable, unlike other artefacts, and belongs to one encoder.  It lives in a directory of
+the workspace (`local.py`) or, for a team, in PostgreSQL (`postgres.py`); both promise the same.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxrag.errors import Mismatch, NotFound, nearest
+from mlxrag.errors import BadInput, Mismatch, NotFound, nearest
 from mlxrag.rag.local import LocalIndex
+from mlxrag.rag.postgres import PostgresIndex, create_postgres, postgres_indexes
 from mlxrag.rag.store import create_store
 from mlxrag.settings import Encoding, Retrieval
 from mlxrag.workspace import NAME, Workspace, lock
@@ -19,7 +20,18 @@ from mlxrag.workspace import NAME, Workspace, lock
 if TYPE_CHECKING:
     from mlxrag.model.encode import Encoder
 
-Index = LocalIndex
+Index = LocalIndex | PostgresIndex
+
+
+def in_postgres(store: str) -> bool:
+    """Return whether a store is the address of a PostgreSQL server.
+
+    Raises:
+        BadInput: it is neither that nor empty.
+    """
+    if store and not store.startswith(("postgresql://", "postgres://")):
+        raise BadInput(f"the store {store!r} is not known; leave it empty, or write postgresql://USER@HOST/DATABASE")
+    return bool(store)
 
 
 def open_index(
@@ -35,7 +47,7 @@ def open_index(
     """Open an index.
 
     Args:
-        workspace: where.
+        workspace: where, unless `retrieval.store` is elsewhere.
         name: what it is called.
         encoder: what it is searched or filled with, to be checked against what it was made with.
         encoding: the settings of `encoder`, recorded in a new index.
@@ -48,29 +60,30 @@ def open_index(
         Mismatch: it was made with another encoder.
         Damaged: its files cannot be read.
     """
-    path = home(workspace, name)
-    if rebuild and path.exists():
-        with lock(workspace, f"indexes-{name}"):
-            shutil.rmtree(path)
-    if not (path / "store.sqlite").is_file():
+    retrieval = retrieval or Retrieval()
+    path, shared = home(workspace, name), in_postgres(retrieval.store)
+    known = postgres_indexes(retrieval.store) if shared else indexes(workspace)
+    if name not in known or rebuild:
         if not create or encoder is None:
-            known = indexes(workspace)
+            place = "the database" if shared else workspace.root
             raise NotFound(
-                f"there is no index {name!r} in {workspace.root}{nearest(name, known)}; "
-                "make it with `mlxrag ingest PATH...`"
+                f"there is no index {name!r} in {place}{nearest(name, known)}; make it with `mlxrag ingest PATH...`"
             )
-        path.mkdir(parents=True, exist_ok=True)
         settings = (encoding or Encoding()).model_copy(update={"encoder": encoder.name})
-        with lock(workspace, f"indexes-{name}"):
-            create_store(
-                path / "store.sqlite",
-                {
-                    "fingerprint": encoder.fingerprint,
-                    "dimension": str(encoder.dimension),
-                    "encoding": settings.model_dump_json(),
-                },
-            )
-    index = LocalIndex(name, path, retrieval or Retrieval())
+        meta = {
+            "fingerprint": encoder.fingerprint,
+            "dimension": str(encoder.dimension),
+            "encoding": settings.model_dump_json(),
+        }
+        if shared:
+            create_postgres(retrieval.store, name, meta, rebuild=rebuild)
+        else:
+            with lock(workspace, f"indexes-{name}"):
+                if rebuild and path.exists():
+                    shutil.rmtree(path)
+                path.mkdir(parents=True, exist_ok=True)
+                create_store(path / "store.sqlite", meta)
+    index = PostgresIndex(retrieval.store, name, retrieval) if shared else LocalIndex(name, path, retrieval)
     if encoder is not None and encoder.fingerprint != index.fingerprint:
         made_with = index.encoding.encoder
         index.close()
