@@ -1,0 +1,257 @@
+"""`mlxrag model sweep`: which quantization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxrag.cli import show
+from mlxrag.cli.options import knobs, shared
+from mlxrag.settings import Quantizing, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlxrag.model.calibrate import Calibration
+    from mlxrag.model.sweep import AnswerScore, Row
+    from mlxrag.workspace import Artefact, Workspace
+
+
+@click.command()
+@click.argument("source", metavar="MODEL")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="Recipe to measure, such as 4-g64, mxfp4 or awq-4 (may be repeated); eleven unless given.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Text to measure and calibrate on (may be repeated).",
+)
+@click.option("--index", default=None, help="Measure on the passages of this index.")
+@click.option(
+    "--data", "dataset", default=None, help="Dataset NAME[@VERSION] whose questions are asked for an answer score."
+)
+@click.option(
+    "--questions", type=click.IntRange(min=1), default=50, show_default=True, help="Questions of the dataset to ask."
+)
+@click.option("--budget", default=None, help="Pick the closest recipe whose weights take at most this, such as 4GB.")
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="Pick the smallest recipe that loses at most this, in nats per token.",
+)
+@click.option("--name", default="", help="What to call the version that is made of the pick.")
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Length of the prompts that are timed.",
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(min=2), default=32, show_default=True, help="Tokens generated for each."
+)
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Timed runs of each recipe.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Leave a copy of the report here.")
+@knobs(Quantizing, only=("calibration_samples", "calibration_tokens", "dwq_learning_rate", "dwq_batch"))
+@shared
+def sweep(
+    source: str, recipes: tuple[str, ...], calibration: tuple[Path, ...], index: str | None, dataset: str | None,
+    questions: int, budget: str | None, max_kl: float | None, name: str, prompt_tokens: int, new_tokens: int, runs: int,
+    html: Path | None, workspace: Path | None, config: Path | None, as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Measure many quantizations of a model on your own texts and pick the best one.
+
+    MODEL is a name in the workspace, a directory, `reader` or a hub id; it must not be quantized.  For each recipe: bits
+    per weight, bytes, perplexity, KL to the original, agreement of first choices, speed and memory, and the score of
+    answers if a dataset is given.  With --budget or --max-kl the best admissible recipe becomes a version.
+    """
+    from mlxrag import settings as s
+    from mlxrag.cli.texts import own_texts
+    from mlxrag.errors import BadInput
+    from mlxrag.memory import parse_size
+    from mlxrag.model.source import find_source
+    from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick
+    from mlxrag.model.sweep import sweep as run
+    from mlxrag.workspace import open_workspace
+
+    settings, ws = s.read(config, flags), open_workspace(workspace)
+    limit = parse_size(budget) if budget else None
+    found = find_source(source, ws)
+    texts = own_texts(calibration, index, ws, settings)
+    if not texts:
+        raise BadInput("there are no texts to measure on; ingest some, or give files with --calibration")
+    rows_of, seen = cut(
+        found.path, texts, settings, any(word.startswith(("awq", "gptq", "dwq", "dynamic")) for word in recipes)
+    )
+    measuring = Measuring(rows_of, seen, prompt_tokens, new_tokens, runs, answers_on(dataset, questions, ws, settings))
+    keeper = Keeper(ws)
+    words = recipes or DEFAULT
+    steps = run(found, words, measuring, ws, budget=limit, max_kl=max_kl, keep=keeper)
+    rows = list(show.progress(steps, f"Sweeping {found.name}", total=len(words) + 1, unit="recipes"))
+    chosen = pick(rows, limit, max_kl)
+    made = None
+    if chosen.recipe and keeper.row is not None and keeper.row.recipe == chosen.recipe:
+        made = keeper.freeze(
+            ws, found, name or f"{found.name}-{chosen.recipe}".replace("@", "-"), chosen.why, settings.quantizing
+        )
+    report = write_report(ws, found.name, found.ref, rows, chosen, measuring, len(texts), made)
+    if html is not None:
+        html.write_text((report.path / "report.html").read_text(encoding="utf-8"), encoding="utf-8")
+    value: dict[str, Any] = {"kind": "runs", "name": report.name, "version": report.version, "path": str(report.path)}
+    value |= {"rows": [row.as_dict() for row in rows], "pick": chosen.recipe or None, "why": chosen.why}
+    value["model"] = {"name": made.name, "version": made.version, "path": str(made.path)} if made else None
+    show.result(value, as_json, lambda: draw(rows, chosen.recipe, chosen.why, made, report))
+
+
+def cut(
+    path: Path, texts: list[str], settings: Settings, calibrated: bool
+) -> tuple[list[tuple[int, ...]], Calibration | None]:
+    """Cut texts into pieces to measure on, and others to calibrate on if that is needed."""
+    from mlxrag.model.beside import stop_ids
+    from mlxrag.model.calibrate import Calibration, pieces
+    from mlxrag.model.checkpoint import read_config
+    from mlxrag.model.tokenizer import load_tokenizer
+
+    config, quantizing = read_config(path), settings.quantizing
+    tokenizer = load_tokenizer(path, stop_ids(path, config), config["model_type"])
+    count = quantizing.calibration_samples * (2 if calibrated else 1)
+    all_pieces = pieces(tokenizer, texts, count, quantizing.calibration_tokens)
+    if not calibrated:
+        return list(all_pieces), None
+    return list(all_pieces[::2]), Calibration(all_pieces[1::2] or all_pieces, quantizing, config["model_type"])
+
+
+def answers_on(
+    dataset: str | None, questions: int, workspace: Workspace, settings: Settings
+) -> Callable[[Path], AnswerScore] | None:
+    """Return what scores a model directory on a dataset, or None without one."""
+    if dataset is None:
+        return None
+    import statistics
+    from itertools import islice
+
+    from mlxrag.data.dataset import open_dataset
+    from mlxrag.evaluate.evaluate import measures_of
+    from mlxrag.model.sweep import AnswerScore
+    from mlxrag.rag.system import ask, open_system
+
+    opened = open_dataset(workspace, dataset)
+    split = next(name for name in ("test", "valid", "train") if len(opened.split(name)))
+    asked = list(islice(opened.split(split), questions))
+    measure_name = settings.evaluating.right_by
+    measure = measures_of(settings.evaluating)[measure_name]
+
+    def score(path: Path) -> AnswerScore:
+        chosen = settings.model_copy(update={"model": settings.model.model_copy(update={"model": str(path)})})
+        values = []
+        with open_system(chosen, workspace) as system:
+            for example in asked:
+                value = measure(ask(system, example.question), example).value
+                if value is not None:
+                    values.append(value)
+        mean = statistics.fmean(values) if values else 0.0
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        return AnswerScore(
+            measure_name, mean, max(mean - 1.96 * error, 0.0), min(mean + 1.96 * error, 1.0), len(values)
+        )
+
+    return score
+
+
+def write_report(
+    workspace: Workspace,
+    name: str,
+    ref: str,
+    rows: list[Row],
+    chosen: Any,
+    measuring: Any,
+    texts: int,
+    made: Artefact | None,
+) -> Artefact:
+    """Keep the figures and the page as a run."""
+    from importlib.metadata import version
+
+    import mlx.core as mx
+
+    from mlxrag.model.sweep_page import page
+    from mlxrag.workspace import create, machine, write_json, write_text
+
+    tokens = sum(len(row) for row in measuring.rows)
+    facts = {
+        "Texts": f"{texts} of yours, {tokens} tokens in {len(measuring.rows)} pieces",
+        "Speed": f"{measuring.prompt_tokens} tokens of prompt, {measuring.new_tokens} generated, {measuring.runs} runs after a warm-up",
+        "Machine": f"{mx.device_info().get('device_name', '')} ({machine()['system']} {machine()['machine']}), "
+        f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, mlxrag {machine()['mlxrag']}",
+        "Model": ref,
+    }
+    inputs = [ref, *([made.ref] if made else [])]
+    with create(
+        workspace, "runs", f"sweep-{name}"[:100], inputs=inputs, settings={"recipes": [r.recipe for r in rows]}
+    ) as draft:
+        value = {
+            "model": ref,
+            "rows": [row.as_dict() for row in rows],
+            "pick": chosen.recipe or None,
+            "why": chosen.why,
+            "facts": facts,
+        }
+        write_json(draft.path / "report.json", value)
+        write_text(draft.path / "report.html", page(name, rows, chosen, facts))
+        draft.note(what="sweep", pick=chosen.recipe or None)
+    assert draft.artefact is not None
+    return draft.artefact
+
+
+def draw(rows: list[Row], picked: str, why: str, made: Artefact | None, report: Artefact) -> None:
+    """Draw the table and say what was picked."""
+    from mlxrag.model.sweep import front
+
+    best = {row.recipe for row in front(rows)}
+    lines = []
+    for row in rows:
+        mark = "> " if row.recipe == picked else "* " if row.recipe in best else "  "
+        if row.quality is None or row.speed is None:
+            lines.append((mark + row.recipe, *(["-"] * 9)))
+            continue
+        q, s = row.quality, row.speed
+        lines.append(
+            (mark + row.recipe, f"{row.bits_per_weight:.2f}", show.size(row.nbytes), f"{q.perplexity.value:.4g} ± {q.perplexity.standard_error:.2g}",
+             f"{q.kl_mean:.3g} ± {q.kl_error:.1g}", f"{q.kl_p99:.2g}", f"{q.top1:.3f} ± {q.top1_error:.1g}",
+             around(s.prefill), around(s.decode), show.size(s.peak_bytes.median) if not row.answers else f"{row.answers.value:.3f}")
+        )  # fmt: skip
+    last = "answers" if any(row.answers for row in rows) else "peak"
+    columns = (
+        "recipe",
+        "bits",
+        "size",
+        "perplexity",
+        "KL",
+        "p99",
+        "same choice",
+        "prefill tok/s",
+        "decode tok/s",
+        last,
+    )
+    show.table(columns, lines, right=columns[1:])
+    click.echo("* on the front: nothing is both smaller and closer to the original.")
+    for row in rows:
+        if row.reason:
+            click.echo(f"{row.recipe} was left out: {row.reason}.")
+    click.echo(f"Picked {picked}: {why}." if picked else f"Nothing was picked: {why}.")
+    if made is not None:
+        click.echo(f"{made.name}@{made.version} is at {made.path}.")
+    click.echo(f"Report: {report.path / 'report.html'}")
+
+
+def around(figure: Any) -> str:
+    """Return a median and half the width of its interval."""
+    low, high = figure.interval
+    return f"{figure.median:,.0f} ± {(high - low) / 2:,.0f}"
