@@ -57,6 +57,8 @@ def ingest(
                 counted[outcome.outcome] += 1
             else:
                 left[outcome.outcome].append({"source": outcome.source, "reason": outcome.reason})
+        if not any(counted.values()) and not any(left.values()):
+            raise BadInput(f"{', '.join(map(str, paths))}: there is no file to read")
         now = index.counts()
         value = {
             "kind": "indexes", "name": name, "path": str(index.path), **counted, **left, **now,
