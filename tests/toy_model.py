@@ -59,6 +59,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "use_conv_bias": True,
         "time_step_rank": 4,
         "intermediate_size": 128,
+        "num_hidden_layers": 2,
     },
 }
 

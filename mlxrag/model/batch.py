@@ -27,7 +27,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput
 from mlxrag.model.attach import resident
-from mlxrag.model.batch_cache import as_batch, can_batch
+from mlxrag.model.batch_cache import as_batch, can_batch, can_pad
 from mlxrag.model.cache import LEAST, can_cut, common, cut_back
 from mlxrag.model.generate import Completion, Request, Stopper, complete, for_request
 from mlxrag.model.load import Model
@@ -231,9 +231,17 @@ class _Run:
         started = time.perf_counter()
         trunk, fresh = self.grow(group.adapter, requests[0].prompt[: group.shared])
         rests = [list(r.prompt[group.shared :]) for r in requests]
-        cache = as_batch(trunk, len(requests), self.caching)
-        self.use([group.adapter] * len(requests))
-        self.process([rest[:-1] for rest in rests], cache)
+        if can_pad(trunk):
+            cache = as_batch([trunk] * len(requests), self.caching)
+            self.use([group.adapter] * len(requests))
+            self.process([rest[:-1] for rest in rests], cache)
+        else:
+            # Recurrent layers would take padding for text, so each row's rest runs alone.
+            self.use([group.adapter])
+            alone = [copy.deepcopy(trunk) for _ in requests]
+            for rest, one in zip(rests, alone, strict=True):
+                self.process([rest[:-1]], one)
+            cache = as_batch(alone, self.caching)
         # What was processed for all is counted for the first.
         rows = [self.row(r, group.shared - (0 if i else fresh), started) for i, r in enumerate(requests)]
         last = mx.array([rest[-1] for rest in rests])

@@ -95,17 +95,22 @@ def can_batch(cache: Sequence[Any]) -> bool:
     return all(hasattr(layer, "merge") for layer in cache)
 
 
-def as_batch(cache: Sequence[Any], rows: int, caching: Caching) -> list[Any]:
-    """Return caches for several rows that all begin with what `cache` holds.
+def can_pad(cache: Sequence[Any]) -> bool:
+    """Return whether every layer attends, so that padding can be kept out by a mask."""
+    return all(hasattr(layer, "keys") for layer in cache)
+
+
+def as_batch(rows: Sequence[Sequence[Any]], caching: Caching) -> list[Any]:
+    """Return caches for several rows, right-justified.
 
     Args:
-        cache: one entry per layer, for one row; it is copied.
-        rows: how many.
+        rows: the caches of each row, one entry per layer; they are copied, and may be the same for all.
         caching: `kv_bits` and `kv_group_size`.
     """
     found = []
-    for layer in cache:
-        many = layer.merge([layer] * rows)
+    for layers in zip(*rows, strict=True):
+        layer = layers[0]
+        many = layer.merge(list(layers))
         if caching.kv_bits is not None and type(layer) is KVCache:
             many = QuantizedBatchKVCache(many, caching.kv_group_size, caching.kv_bits)
         found.append(many)

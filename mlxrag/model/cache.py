@@ -91,7 +91,7 @@ class KVStore:
     usage: Usage = field(default_factory=Usage)
     _entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = field(default_factory=OrderedDict)
     _speed: float = 0.0  # seconds per token processed, the latest
-    _files: dict[str, tuple[str, tuple[int, ...], int]] | None = None
+    _files: dict[str, tuple[str, tuple[int, ...], bool]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -175,8 +175,9 @@ class KVStore:
         path = self.folder / f"{name}.safetensors"
         temporary = self.folder / f".{name}.{os.getpid()}.safetensors"
         if self.disk_bits:
-            cache = [c.to_quantized(group_size=32, bits=self.disk_bits) if type(c) is KVCache else c for c in cache]
-        facts = {"key": key, "tokens": json.dumps(known), "bits": str(self.disk_bits)}
+            cache = [pack(layer, self.disk_bits) for layer in cache]
+        cuts = "yes" if can_cut(cache) else "no"
+        facts = {"key": key, "tokens": json.dumps(known), "bits": str(self.disk_bits), "cuts": cuts}
         try:
             save_prompt_cache(str(temporary), cache, facts)
             temporary.replace(path)
@@ -226,11 +227,11 @@ class KVStore:
 
     def _best_file(self, key: str, wanted: tuple[int, ...], least: int) -> tuple[Entry, int] | None:
         """Return an entry on disk that is longer by enough to be worth reading."""
-        best = None
-        for name, (owner, known, _) in self._index().items():
+        best, length = None, least + LEAST - 1
+        for name, (owner, known, cuts) in self._index().items():
             n = min(common(known, wanted), len(wanted) - 1) if owner == key else 0
-            if n >= least + LEAST:
-                best, least = name, n
+            if n > length and (cuts or n == len(known)):
+                best, length = name, n
         if best is None or self.folder is None:
             return None
         path = self.folder / best
@@ -241,18 +242,16 @@ class KVStore:
             self._files = None
             return None
         known = tuple(json.loads(facts["tokens"]))
-        if facts["key"] != key or common(known, wanted) < least:
+        if facts["key"] != key or common(known, wanted) < length:
             return None
         cache = [restore(c) if facts["bits"] != "0" else c for c in cache]
         mx.eval([a for c in cache for _, a in tree_flatten(c.state) if isinstance(a, mx.array)])
-        if least < len(known) and not can_cut(cache):
-            return None
         self.usage.bytes_read += path.stat().st_size
         path.touch()
-        return Entry(known, cache, sum(c.nbytes for c in cache)), least
+        return Entry(known, cache, sum(c.nbytes for c in cache)), length
 
-    def _index(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
-        """Return key, tokens and size of each file, read from the headers alone, once."""
+    def _index(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
+        """Return key and tokens of each file, and whether it can be cut back; read from the headers alone, once."""
         if self.folder is None or not self.disk or not self.folder.is_dir():
             return {}
         if self._files is None:
@@ -264,7 +263,7 @@ class KVStore:
                         facts = json.loads(handle.read(size))["__metadata__"]
                     # mlx_lm flattens its metadata: our table is its first part.
                     known = tuple(json.loads(facts["0.tokens"]))
-                    self._files[path.name] = (facts["0.key"], known, path.stat().st_size)
+                    self._files[path.name] = (facts["0.key"], known, facts["0.cuts"] == "yes")
                 except (OSError, ValueError, KeyError, OverflowError):
                     continue
         return self._files
@@ -349,6 +348,15 @@ def cut_back(cache: Sequence[Any], count: int) -> None:
     """Take the last `count` tokens out of every layer."""
     for layer in cache:
         layer.trim(count)
+
+
+def pack(layer: Any, bits: int) -> Any:
+    """Return a quantized layer for a plain one whose heads divide into groups; else the layer itself."""
+    if type(layer) is not KVCache or layer.keys is None:
+        return layer
+    sizes = (layer.keys.shape[-1], layer.values.shape[-1])
+    group = next((size for size in (64, 32) if not sizes[0] % size and not sizes[1] % size), 0)
+    return layer.to_quantized(group_size=group, bits=bits) if group else layer
 
 
 def restore(layer: Any) -> Any:
