@@ -165,6 +165,190 @@ def remove(ref: str, force: bool, as_json: bool, workspace: Path | None) -> None
     show.result(_facts(gone), as_json, lambda: click.echo(f"{gone.ref} is gone"))
 
 
+@adapter.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="The base: a directory, NAME[@VERSION], a hub id, or reader.")
+@click.option("--name", required=True, help="What to call the adapter.")
+@JSON
+@workspace_option
+def import_(source: Path, model: str, name: str, as_json: bool, workspace: Path | None) -> None:
+    """Take in an adapter of PEFT or of an older mlx-lm, and prove its logits against its own formula."""
+    from mlxrag.model.attach import fingerprint
+    from mlxrag.model.load import load
+    from mlxrag.model.peft import import_adapter
+    from mlxrag.train.job import base_ref
+    from mlxrag.workspace import create, open_workspace
+
+    ws = open_workspace(workspace)
+    with load(model, ws) as base:
+        fact = {"name": base_ref(base), "fingerprint": fingerprint(base.network)}
+        with create(ws, "adapters", name, inputs=[fact["name"], f"file:{source.resolve()}"]) as draft:
+            made = import_adapter(source, base.network, draft.path, fact)
+            draft.note(base=fact, proof={"source": made.source, "difference": made.difference}, notes=list(made.notes))
+    artefact = draft.artefact
+    assert artefact is not None
+    for note in made.notes:
+        show.say(note)
+
+    def draw() -> None:
+        click.echo(f"{artefact.ref}  {artefact.path}")
+        click.echo(
+            f"{made.modules} layers; logits differ from {made.source}'s formula by at most {made.difference:.1e}"
+        )
+
+    show.result({**_facts(artefact), "difference": made.difference, "notes": list(made.notes)}, as_json, draw)
+
+
+@adapter.command()
+@click.argument("ref")
+@click.argument("target", type=click.Path(path_type=Path))
+@JSON
+@workspace_option
+def export(ref: str, target: Path, as_json: bool, workspace: Path | None) -> None:
+    """Write an adapter to TARGET in PEFT's format, for peft, vLLM and llama.cpp's converter."""
+    from mlxrag.errors import BadInput
+    from mlxrag.model.adapter import find_adapter, read_adapter
+    from mlxrag.model.peft import export_adapter
+    from mlxrag.workspace import open_workspace
+
+    found = read_adapter(find_adapter(ref, open_workspace(workspace)))
+    if target.exists() and any(target.iterdir()):
+        raise BadInput(f"{target}: is there already; give an empty or a new directory")
+    export_adapter(found, target)
+    show.result({"path": str(target), "adapter": found.name}, as_json, lambda: click.echo(str(target)))
+
+
+@adapter.command()
+@click.argument("refs", nargs=-1, required=True)
+@click.option("--name", required=True, help="What to call the merged adapter.")
+@click.option(
+    "--weight", "weights", multiple=True, type=float, help="Weight of each adapter, in order; equal ones unless given."
+)
+@click.option(
+    "--method", type=click.Choice(["linear", "ties", "dare"]), default="linear", show_default=True, help="How."
+)
+@click.option(
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of entries kept by ties and dare.",
+)
+@click.option("--rank", type=click.IntRange(0), default=0, help="Rank of the merged adapter; worked out unless given.")
+@click.option("--seed", type=int, default=0, help="Seed of dare.")
+@JSON
+@workspace_option
+def merge(
+    refs: tuple[str, ...],
+    name: str,
+    weights: tuple[float, ...],
+    method: str,
+    density: float,
+    rank: int,
+    seed: int,
+    as_json: bool,
+    workspace: Path | None,
+) -> None:
+    """Merge adapters of one base with weights."""
+    from mlxrag.model.adapter import find_adapter, read_adapter
+    from mlxrag.model.merge import merge_adapters
+    from mlxrag.workspace import create, open_workspace
+
+    ws = open_workspace(workspace)
+    found = [read_adapter(find_adapter(ref, ws)) for ref in refs]
+    shares = weights or (1 / len(found),) * len(found)
+    inputs = [f"adapters/{a.name}" if "@" in a.name else f"file:{a.path.resolve()}" for a in found]
+    settings = {"method": method, "weights": list(shares), "density": density, "rank": rank, "seed": seed}
+    with create(ws, "adapters", name, inputs=inputs, settings=settings) as draft:
+        made = merge_adapters(found, shares, draft.path, method=method, density=density, rank=rank, seed=seed)
+        draft.note(base={"name": found[0].base_name, "fingerprint": found[0].base}, kept=made.kept)
+    artefact = draft.artefact
+    assert artefact is not None
+
+    def draw() -> None:
+        click.echo(f"{artefact.ref}  {artefact.path}")
+        click.echo(f"rank {made.rank}, which keeps at least {made.kept:.0%} of every layer's merged change")
+
+    show.result({**_facts(artefact), "rank": made.rank, "kept": made.kept}, as_json, draw)
+
+
+@adapter.command()
+@click.argument("ref")
+@click.option("--model", help="The base; the one the adapter names unless given.")
+@click.option("--name", required=True, help="What to call the fused model.")
+@click.option(
+    "--into",
+    type=click.Choice(["same", "8", "half"]),
+    default="same",
+    show_default=True,
+    help="Bits of the fused layers.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Least share of the effect that must survive.",
+)
+@click.option(
+    "--data", help="Questions to measure on: a dataset or file; the adapter's own validation data unless given."
+)
+@click.option(
+    "--questions",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    help="Answers looked at; 0 looks at the layers only.",
+)
+@JSON
+@workspace_option
+def fuse(
+    ref: str,
+    model: str | None,
+    name: str,
+    into: str,
+    threshold: float,
+    data: str | None,
+    questions: int,
+    as_json: bool,
+    workspace: Path | None,
+) -> None:
+    """Write an adapter into its base, if enough of it survives (exit code 3 if not)."""
+    import sys
+
+    from mlxrag.model.fuse import WouldNotSurvive
+    from mlxrag.train.fusing import fuse_adapter
+    from mlxrag.workspace import open_workspace
+
+    try:
+        made, found = fuse_adapter(
+            open_workspace(workspace),
+            ref,
+            name,
+            model=model,
+            into=into,
+            threshold=threshold,
+            data=data,
+            questions=questions,
+        )
+    except WouldNotSurvive as error:
+        click.echo(f"mlxrag: {error}", err=True)
+        sys.exit(3)
+
+    def draw() -> None:
+        worst = found.layers[:5]
+        show.table(("layer", "change / weight", "cosine kept", "bits"), [(w.path, w.share, w.cosine, w.bits or None) for w in worst],
+                   title="the layers that keep least", right=("change / weight", "cosine kept", "bits"))  # fmt: skip
+        if found.kept is not None:
+            click.echo(
+                f"on {found.tokens} answer tokens the fused model keeps {found.kept:.1%} of the effect; {found.agreement:.1%} of the likeliest tokens agree"
+            )
+        click.echo(f"{made.ref}  {made.path}")
+
+    value = {**_facts(made), "kept": found.kept, "agreement": found.agreement, "tokens": found.tokens}
+    show.result(value, as_json, draw)
+
+
 def _facts(made: Artefact) -> dict[str, Any]:
     manifest = made.manifest
     return {
