@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlxrag.data.grammar import DETERMINERS, NUMBER_WORDS, PREPOSITIONS, PRONOUNS
 from mlxrag.data.words import language_of
@@ -52,6 +53,7 @@ class Corpus:
         upper: words seen with a capital inside a sentence.
         the: phrases seen after `the`, `a` and the like, in lower case.
         facts: cells of tables, by passage id.
+        derived: what makers worked out from the rest once, by name.
     """
 
     passages: Sequence[Passage]
@@ -59,6 +61,7 @@ class Corpus:
     upper: Counter[str] = field(default_factory=Counter)
     the: Counter[str] = field(default_factory=Counter)
     facts: dict[str, list[Fact]] = field(default_factory=lambda: defaultdict(list))
+    derived: dict[str, Any] = field(default_factory=dict)
 
     def inside(self, phrase: str) -> str:
         """Return a phrase from the start of a sentence as it stands inside one: a capital stays on names only."""
@@ -87,12 +90,13 @@ class Corpus:
             not words
             or len(entity) > 45
             or re.search(r"[,;:()/]|\bor\b|\ball\b", entity)
-            or not re.search(r"[A-Za-z]{3}", entity)
+            or not re.search(r"[A-Za-z]{2}", entity)
         ):
             return None
         low = entity.lower()
+        common = len(words) > 1 and words[1][:1].islower() and self.lower[words[0].lower()] > 0
         if self.the[low]:
-            return f"the {self.inside(entity)}"
+            return f"the {low[:1]}{entity[1:]}" if common else f"the {self.inside(entity)}"
         if words[0] == "The":
             return entity
         if all(w[:1].isupper() or w in {"&", "of", "and"} or w[:1].isdigit() for w in words):

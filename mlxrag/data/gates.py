@@ -80,14 +80,19 @@ def language(candidate: Candidate, context: Context) -> Verdict:
 def specific(candidate: Candidate, context: Context) -> Verdict:
     """The question can be understood by itself: no word that points elsewhere, and at least two words of content."""
     said = words(candidate.question)
-    pointing = [w for w in said if w in _POINTING]
+    pointing = [w for w in said if w in _POINTING and f"when {w} is" not in candidate.question]
     if pointing:
         return Verdict(False, f"points elsewhere: {pointing[0]}")
     content = [w for w in content_words(candidate.question) if w not in _THIN]
-    named = bool(re.search(r"(?<!^)(?<![.?!] )\b[A-Z][a-z]|\d", candidate.question[1:]))
+    named = is_named(candidate.question)
     if len(content) < 2 and not (named and content):
         return Verdict(False, f"says too little: {' '.join(content) or 'nothing'}")
     return Verdict(True, f"{len(content)} words of content")
+
+
+def is_named(question: str) -> bool:
+    """Whether a question holds a name or a number, which say by themselves what it is about."""
+    return re.search(r"\b[A-Z][a-z]|\d", question[1:]) is not None
 
 
 def evidence(candidate: Candidate, context: Context) -> Verdict:
@@ -115,7 +120,8 @@ def giveaway(candidate: Candidate, context: Context) -> Verdict:
     for passage in candidate.passages:
         for heading in (passage.place, passage.text.split("\n", 1)[0], passage.title):
             head = set(content_words(heading))
-            if len(head) >= 2 and len(content & head) / len(content | head) >= 0.75 and len(words(heading)) <= 20:
+            alike = len(content & head) / max(1, len(content | head))
+            if len(head) >= 2 and alike >= (0.6 if heading.rstrip().endswith("?") else 0.9):
                 return Verdict(False, f"copies the heading {heading[:60]!r}")
     return Verdict(True, "ok")
 
@@ -151,7 +157,8 @@ def clash(candidate: Candidate, context: Context) -> Verdict:
     """
     if not candidate.answers or "comparison" in candidate.tags:
         return Verdict(True, "not checked")
-    stems = {w[:6] for w in content_words(candidate.question) if w not in _THIN}
+    stems = {w[:5] for w in content_words(candidate.question) if w not in _ASKED}
+    who = candidate.question.startswith("Who ")
     if not stems or len(stems) > 6:
         return Verdict(True, "particular")
     own = {p.id for p in candidate.passages}
@@ -162,8 +169,10 @@ def clash(candidate: Candidate, context: Context) -> Verdict:
         low = passage.text.casefold()
         if not all(stem in low for stem in stems):
             continue
-        for sentence in re.split(r"(?<=[.!?])\s|\n", low):
-            told = all(stem in sentence for stem in stems) and re.search(r"\d", sentence) is not None
+        for sentence in re.split(r"(?<=[.!?])\s|\n", passage.text):
+            told = all(stem in sentence.casefold() for stem in stems)
+            # a sentence that could answer: one with a number, or with the name of a person
+            told = told and re.search(r"(?<!^)\b[A-Z][a-z]+ [A-Z][a-z]+" if who else r"\d", sentence) is not None
             if told and not any(f" {a} " in f" {normal(sentence)} " for a in answers):
                 return Verdict(False, f"{passage.source} says something else: {sentence.strip()[:60]!r}")
     return Verdict(True, "ok")
@@ -205,7 +214,10 @@ GATES: dict[str, Gate] = {
 _POINTING = frozenset(
     "it its they them their he him his she her this that these those there here above below following former latter text passage document".split()
 ) - {"that", "above", "below", "following", "document"}
+_ASKED = frozenset("much many long often time far old quickly".split())
 _THIN = frozenset(
+    "action decision offer place procedure meeting report thing case whole next new first last longest taken preferred wait fault month week hour price amount number".split()
+) | frozenset(
     "take takes cost costs last lasts have has get gets happen happens use used name kind many much long often time year day called make made".split()
 )
 

@@ -27,6 +27,7 @@ from mlxrag.data.journal import Journal, rows
 from mlxrag.data.make_model import by_model
 from mlxrag.data.round_trip import found_again, known_already, read_again
 from mlxrag.errors import BadInput, nearest
+from mlxrag.model.load import READER
 from mlxrag.rag.document import Passage
 from mlxrag.rag.system import System
 from mlxrag.settings import Making
@@ -96,9 +97,8 @@ def makers_of(system: System, making: Making) -> dict[str, Maker]:
     for name in making.makers:
         if name not in known:
             raise BadInput(f"no maker {name!r}{nearest(name, known)}; there are {', '.join(known)}")
-    names = making.makers or tuple(n for n in MAKERS if n not in LAST_RESORT) + (
-        () if system.model.advice.get("reads_only") else ("model",)
-    )
+    usual = [n for n in MAKERS if n not in LAST_RESORT]
+    names = making.makers or (*usual, *(() if system.model.name == READER else ("model",)))
     chosen: dict[str, Maker] = {}
     for name in names:
         chosen |= own if name == "model" else {name: MAKERS.get(name) or own[name]}

@@ -162,7 +162,7 @@ def definition(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidat
                     and re.fullmatch(r"[A-Z][\w-]+(?: [A-Z\d][\w-]*)*", name)
                     and corpus.inside(name) == name
                     and clear(said[1])
-                    and not re.search(r"day$|January|March|April|May|June|July|August|ber$", name)
+                    and not re.search(r"\d|day$|January|March|April|May|June|July|August|ber$", name)
                 ):
                     answer = re.split(r" (?:and|but|because|since|while|which|who) ", said[1])[0]
                     yield _candidate(

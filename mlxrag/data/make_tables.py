@@ -24,7 +24,7 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     (r"(?:own |net )?weight", r"\d", "How much does {e} weigh?"),
     (r"(?:maximum|max\.?|total) load|payload", r"\d", "How much can {e} carry?"),
     (r"range", r"\d", "How far does {e} go?"),
-    (r"charging time", r"\d", "How long does it take to charge {e}?"),
+    (r"charging time", r"\d", "How long does charging {e} take?"),
     (r"width", r"\d", "How wide is {e}?"),
     (r"height", r"\d", "How high is {e}?"),
     (r"length", r"\d", "How long is {e}?"),
@@ -47,7 +47,10 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     (r"lead time|delivery time", r"\d", "How long is the {k} for {e}?"),
     (r"shelf", r"", "On which shelf is {e} kept?"),
     (r"stock in ([A-Z][\w ]+)", r"\d+$", "How many pieces of {e} are in stock in {1}?"),
-    (r"inside|folded size|carton|dimensions|size", r"\d", "What is the {k} of {e}?"),
+    (r"carton|package", r"\d", "How large is the {k} of {e}?"),
+    (r"folded size", r"\d", "How large is {e} when it is folded?"),
+    (r"inside", r"\d", "What are the inside dimensions of {e}?"),
+    (r"dimensions|size", r"\d", "What are the dimensions of {e}?"),
     (r"(?:gross weight|battery|motor|protection class|dealer price)", r"", "What is the {k} of {e}?"),
 )  # fmt: skip
 # key -> (question about the larger, question about the smaller)
@@ -171,75 +174,70 @@ def document_name(passage: Passage, corpus: Corpus) -> str:
 
 
 def unanswerable(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
-    """Ask of one thing what the documents say of another only: the entity of an answerable question is swapped.
+    """Ask of one thing what the documents say of another only: the name in an answerable question is swapped.
 
-    The other one must be of the same kind, and no passage that names it may hold the question's other words.
+    The other thing must be of the same kind, no cell may answer the new question, and no line that names the other
+    thing may hold half of the question's other words.
     """
-    kinds: dict[str, str] = {}
-    stated: set[tuple[str, str]] = set()
-    for found in corpus.facts.values():
-        for fact in found:
-            spoken = corpus.named(fact.entity, fact.kind)
-            stated.add((fact.entity, fact.key.lower()))
-            # without a header, only what sentences speak of as a thing of its own
+    if "names" not in corpus.derived:
+        corpus.derived["names"] = _Names(corpus)
+    names = corpus.derived["names"]
+    for passage in passages:
+        done = 0
+        for maker in (table, amount, time, reason):
+            for candidate in maker([passage], corpus):
+                swapped = names.swapped(candidate.question, passage, candidate.answers) if done < 2 else None
+                if swapped is not None:
+                    question, near = swapped
+                    yield Candidate(question, (), (near or passage,), (), "rule:unanswerable", ("unanswerable",))
+                    done += 1
+
+
+class _Names:
+    """The things that have names, by kind, and the lines that name them."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.kinds: dict[str, str] = {}
+        self.stated: set[str] = set()
+        for fact in (f for found in corpus.facts.values() for f in found):
+            self.stated.add(cell_question(fact, corpus) or "")
+            spoken = corpus.named(fact.entity, fact.kind) or ""
             if (
                 spoken
                 and "“" not in spoken
-                and (
-                    fact.kind
-                    or (spoken.startswith("the ") and fact.entity[:1].isupper() and corpus.the[fact.entity.lower()] > 1)
-                )
+                and _is_name(fact.entity, corpus)
+                and (fact.kind or spoken.startswith("the "))
             ):
-                kinds.setdefault(fact.entity, fact.kind)
-    text = {p.id: " ".join(words(f"{p.title} {p.place} {p.text}")) for p in corpus.passages}
-    named = {e: [p for p in corpus.passages if _holds(text[p.id], e)] for e in kinds}
-    lines = {e: [line for p in found for line in _about(p, e)] for e, found in named.items()}
-    for passage in passages:
-        done = 0
-        for candidate in (
-            *table([passage], corpus),
-            *amount([passage], corpus),
-            *time([passage], corpus),
-            *reason([passage], corpus),
-        ):
-            here = [e for e in kinds if re.search(rf"\b(?:the )?{re.escape(e)}\b(?! [A-Z\d])", candidate.question)]
-            if done >= 2 or not here or "“" in candidate.question:
-                continue
-            entity = max(here, key=len)
-            key = next(
-                (
-                    f.key
-                    for f in corpus.facts.get(passage.id, ())
-                    if f.line in candidate.evidence and f.value in candidate.answers
-                ),
-                "",
-            )
-            if (
-                key
-                and kinds[entity] != ""
-                and all((e, key.lower()) in stated for e in kinds if kinds[e] == kinds[entity])
-            ):
-                continue
-            asked = [
-                w for w in content_words(f"{candidate.question} {key}") if w not in words(entity) and w not in _GENERIC
-            ]
-            others = [
-                o
-                for o in kinds
-                if kinds[o] == kinds[entity]
-                and not set(words(o)) & set(words(entity))
-                and (o, key.lower()) not in stated
-            ]
-            others.sort(key=lambda o: hashlib.sha256(f"{candidate.question}{o}".encode()).digest())
-            for other in others:
-                if asked and not any(_may_state(asked, line) for line in lines[other]):
-                    spoken, new = corpus.named(entity) or entity, corpus.named(other) or other
-                    whole = spoken if spoken in candidate.question else entity
-                    question = candidate.question.replace(whole, new if whole == spoken else other)
-                    near = next(iter(named[other]), passage)
-                    yield Candidate(question, (), (near,), (), "rule:unanswerable", ("unanswerable",))
-                    done += 1
-                    break
+                self.kinds.setdefault(fact.entity, "" if spoken.startswith("the ") else fact.kind)
+        for word, count in corpus.upper.items():
+            if count > 2 and corpus.the[word.lower()] > 2 and _is_name(word, corpus):
+                self.kinds.setdefault(word, "")
+        text = {p.id: " ".join(words(f"{p.title} {p.place} {p.text}")) for p in corpus.passages}
+        self.where = {e: [p for p in corpus.passages if _holds(text[p.id], e)] for e in self.kinds}
+        self.lines = {e: [line for p in found for line in _about(p, e)] for e, found in self.where.items()}
+
+    def swapped(self, question: str, passage: Passage, answers: Sequence[str]) -> tuple[str, Passage | None] | None:
+        """Return the question with another name, and a passage that holds that name; None if there is no such name."""
+        here = [e for e in self.kinds if re.search(rf"\b{re.escape(e)}\b(?! [A-Z\d])", question)]
+        if not here or "“" in question:
+            return None
+        entity = max(here, key=len)
+        key = next(
+            (f.key for f in self.corpus.facts.get(passage.id, ()) if f.value in answers and f.entity == entity), ""
+        )
+        asked = [w for w in content_words(f"{question} {key}") if w not in words(entity) and w not in _GENERIC]
+        others = [
+            o for o in self.kinds if self.kinds[o] == self.kinds[entity] and not set(words(o)) & set(words(entity))
+        ]
+        others.sort(key=lambda o: hashlib.sha256(f"{question}{o}".encode()).digest())
+        for other in others if asked else ():
+            old, new = self.corpus.named(entity) or entity, self.corpus.named(other) or other
+            whole = f"the {entity}" if f"the {entity}" in question else entity
+            made = question.replace(whole, new if whole == old else other)
+            if made not in self.stated and not any(_may_state(asked, line) for line in self.lines[other]):
+                return made, next(iter(self.where[other]), None)
+        return None
 
 
 _GENERIC = frozenset("cost costs take takes price phone number address days long pieces kind get has".split())
@@ -257,6 +255,12 @@ def cloze(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                 blank = plain[: match.start()] + "___" + plain[match.end() :]
                 yield Candidate(f"Fill the gap: {blank}", (match[0],), (passage,), (raw,), "rule:cloze", ("cloze",))
                 break
+
+
+def _is_name(entity: str, corpus: Corpus) -> bool:
+    """Whether something has a name of its own: capitals or numbers all through, and never written small."""
+    parts = entity.split()
+    return all(w[:1].isupper() or w[:1].isdigit() or w == "&" for w in parts) and not corpus.lower[parts[0].lower()]
 
 
 def _about(passage: Passage, entity: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mlxrag.data.candidate import Candidate
-from mlxrag.data.gates import Verdict, is_right
+from mlxrag.data.gates import Verdict, is_named, is_right
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.generate import Request
 from mlxrag.rag.answer import is_refusal, messages
@@ -40,8 +40,11 @@ def found_again(system: System, candidates: Sequence[Candidate], making: Making)
             continue
         ranks = {h.passage.id: h.rank for h in hits}
         mine = [ranks.get(p.id) for p in candidate.passages]
-        if all(r is not None for r in mine):
-            judged.append((candidate, Verdict(True, f"rank {min(r for r in mine if r is not None)}")))
+        best = min((r for r in mine if r is not None), default=0)
+        if all(r is not None for r in mine) and (best == 1 or is_named(candidate.question)):
+            judged.append((candidate, Verdict(True, f"rank {best}")))
+        elif best > 1 and all(r is not None for r in mine):
+            judged.append((candidate, Verdict(False, f"rank {best}, and no name or number says what it is about")))
         else:
             judged.append((candidate, Verdict(False, f"not within the first {making.found_within}")))
     return judged

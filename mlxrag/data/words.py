@@ -24,7 +24,7 @@ ARTICLES: dict[str, str] = {
 }
 # Frequent and telling: a text of a few words is placed by the list it hits most.
 STOP: dict[str, str] = {
-    "en": "the of and to in is that for it with as was on are be by this from at or an which have not you",
+    "en": "the of and to in is that for it with as was on are be by this from at or an which have not you what who when where why how does did do",
     "de": "der die und das in ist zu den mit von nicht ein eine auf für im dem sich des auch es an werden wird",
     "fr": "le la les de des et un une est dans que qui pour pas sur au avec il ce sont par du plus",
     "es": "el la los las de y en que un una es por con para se del no al lo como su más",
