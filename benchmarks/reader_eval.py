@@ -88,7 +88,7 @@ def gold_hits(asking: Asking, passages: Sequence[Passage], found: Sequence[Hit])
     whole = next((p for p in right if holds(p, asking) and squeeze(asking.evidence) in squeeze(p.text)), None)
     passage = whole or next((p for p in right if holds(p, asking)), best)
     if passage is not None:
-        hits = hits[:1] + [Hit(passage, 0.0, "gold", 2)] + hits[1 : len(hits) - 1]
+        hits = [*hits[:1], Hit(passage, 0.0, "gold", 2), *hits[1 : len(hits) - 1]]
     return tuple(hits)
 
 
@@ -98,7 +98,10 @@ def rates(askings: Sequence[Asking], answers: Sequence[Answer]) -> dict[str, flo
     no = [a for q, a in zip(askings, answers, strict=True) if not q.answers]
     right = [(q, a) for q, a in yes if exact(a.text, q.answers)]
     cited = [a for q, a in right if a.citations and any(holds(c.hit.passage, q) for c in a.citations)]
-    f1 = [max(overlap_f1(squad_normal(CITED.sub("", a.text)).split(), squad_normal(g).split()) for g in q.answers) for q, a in yes]
+    f1 = [
+        max(overlap_f1(squad_normal(CITED.sub("", a.text)).split(), squad_normal(g).split()) for g in q.answers)
+        for q, a in yes
+    ]
     out = {
         "exact_match": len(right) / len(yes),
         "f1": sum(f1) / len(f1),
@@ -141,15 +144,21 @@ def squad(path: Path, count: int = 300, seed: int = 0) -> tuple[list[Asking], li
     for title, text, texts, qa in r.sample(rows, min(count, len(rows))):
         shown = [text, *r.sample([t for t in texts if t != text], 2)]
         r.shuffle(shown)
-        hits = [Hit(Passage(f"{i}", title, title, title, "", 0, len(t), t), 1.0, "given", i) for i, t in enumerate(shown, 1)]
+        hits = [
+            Hit(Passage(f"{i}", title, title, title, "", 0, len(t), t), 1.0, "given", i) for i, t in enumerate(shown, 1)
+        ]
         askings.append(Asking(qa["question"], tuple({a["text"] for a in qa["answers"]}), title, text))
         asked.append(Asked(qa["question"], tuple(hits)))
     return askings, asked
 
 
-def measure(model: str, workspace: Workspace, bits: int | None, file: Path | None, verbose: Path | None = None) -> Mapping[str, Any]:
+def measure(
+    model: str, workspace: Workspace, bits: int | None, file: Path | None, verbose: Path | None = None
+) -> Mapping[str, Any]:
     """All figures for a model, quantized to `bits` if given."""
-    flags: dict[str, Any] = {"model": model, "load_dtype": "float32", "cache_memory": 0} | ({"q_bits": bits} if bits else {})
+    flags: dict[str, Any] = {"model": model, "load_dtype": "float32", "cache_memory": 0} | (
+        {"q_bits": bits} if bits else {}
+    )
     settings = s.read(None, flags)
     askings, began = read_questions(), time.perf_counter()
     out: dict[str, Any] = {"bits": bits or 16}
@@ -159,7 +168,15 @@ def measure(model: str, workspace: Workspace, bits: int | None, file: Path | Non
         for name, answers in over_samples(system, askings):
             out[name] = rates(askings, answers)
             if verbose:
-                rows = [{"kind": q.kind, "right": exact(a.text, q.answers), "refused": a.refused, "answerable": bool(q.answers)} for q, a in zip(askings, answers, strict=True)]
+                rows = [
+                    {
+                        "kind": q.kind,
+                        "right": exact(a.text, q.answers),
+                        "refused": a.refused,
+                        "answerable": bool(q.answers),
+                    }
+                    for q, a in zip(askings, answers, strict=True)
+                ]
                 (verbose / f"{name.replace(' ', '_')}_{bits or 16}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         if file is not None and file.is_file():
             held, asked = squad(file)
@@ -183,16 +200,27 @@ def main() -> None:
         prepare(workspace, DOCUMENTS)
         for bits in (None, *args.bits):
             results.append(measure(args.model, workspace, bits, args.squad, args.rows))
-    print("| bits | material | exact match | F1 | refused, answerable | refused, unanswerable | citation right | right passage shown |")
+    print(
+        "| bits | material | exact match | F1 | refused, answerable | refused, unanswerable | citation right | right passage shown |"
+    )
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     for result in results:
         for name, rate in result.items():
             if isinstance(rate, dict):
-                keys = ("exact_match", "f1", "refused_answerable", "refused_unanswerable", "citation_right", "passage_found")
+                keys = (
+                    "exact_match",
+                    "f1",
+                    "refused_answerable",
+                    "refused_unanswerable",
+                    "citation_right",
+                    "passage_found",
+                )
                 shown = " | ".join(f"{rate[k]:.3f}" if k in rate else "-" for k in keys)
                 print(f"| {result['bits']} | {name} | {shown} |")
     print(f"\n{results[0]['num_passages']} passages; {sum(r['seconds'] for r in results):.0f} s in all.")
-    print("Aims: exact match 0.70 with retrieval, 0.85 with the right passage; refused 0.85 of the unanswerable, at most 0.08 of")
+    print(
+        "Aims: exact match 0.70 with retrieval, 0.85 with the right passage; refused 0.85 of the unanswerable, at most 0.08 of"
+    )
     print("the answerable; citation right 0.90; 8 bits at most 0.02 below 16.")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

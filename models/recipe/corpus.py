@@ -39,7 +39,9 @@ def load(data: Sequence[Path]) -> Corpus:
             for article in reading.read(path):
                 # one "article" of unrelated texts is cut up, so that neighbours are drawn from near each other
                 articles += [article[i : i + 40] for i in range(0, len(article), 40)]
-    return Corpus([s for s in train if s.schemas], [s for s in held if s.schemas], kinds, [a for a in articles if a], kept)
+    return Corpus(
+        [s for s in train if s.schemas], [s for s in held if s.schemas], kinds, [a for a in articles if a], kept
+    )
 
 
 def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator[sheet.Sheet]:
@@ -51,11 +53,21 @@ def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator
         real: share of sheets from reading-comprehension sets, where there are any.
         most: passages in a sheet, at most.
     """
-    weights = [0.12, 0.2, 0.3, 0.26, 0.12][:most]
+    weights = [0.1, 0.18, 0.3, 0.28, 0.14][:most]
     while True:
         passages = r.choices(range(1, len(weights) + 1), weights)[0]
-        if corpus.articles and r.random() < real:
+        x = r.random() if corpus.articles else 1.0
+        if x < real * 0.7:
             made = reading.compose(corpus.articles, r, passages, 14)
+        elif x < real * 1.3 and passages > 1:
+            few = r.randint(1, passages - 1)
+            made = sheet.join(
+                reading.compose(corpus.articles, r, few, 7),
+                compose.compose(corpus.sections, corpus.kinds, r, passages - few, 9),
+            )
+            talks = list(made.talks)
+            r.shuffle(talks)
+            made = sheet.Sheet(made.pieces, talks)
         else:
             made = compose.compose(corpus.sections, corpus.kinds, r, passages, 14)
         if made.talks:
@@ -67,6 +79,10 @@ def held_out(corpus: Corpus, real: bool, seed: int) -> Iterator[sheet.Sheet]:
     r = random.Random(seed)
     while True:
         passages = r.choice([2, 3, 4])
-        made = reading.compose(corpus.held_articles, r, passages, 10) if real else compose.compose(corpus.held_sections, corpus.kinds, r, passages, 10)
+        made = (
+            reading.compose(corpus.held_articles, r, passages, 10)
+            if real
+            else compose.compose(corpus.held_sections, corpus.kinds, r, passages, 10)
+        )
         if made.talks:
             yield sheet.shuffle(made, r)

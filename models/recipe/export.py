@@ -26,7 +26,11 @@ TEMPLATE = (
     "{{- '" + USER + "' + (found.passages if loop.first else '') -}}"
     "{%- if 'Question: ' in message['content'] -%}{{- 'Question: ' + (message['content'].split('Question: ')[-1] | trim) -}}"
     "{%- else -%}{{- message['content'] | trim -}}{%- endif -%}"
-    "{%- elif message['role'] == 'assistant' -%}{{- '" + ASSISTANT + " ' + (message['content'] | trim) + '" + END + "' -}}"
+    "{%- elif message['role'] == 'assistant' -%}{{- '"
+    + ASSISTANT
+    + " ' + (message['content'] | trim) + '"
+    + END
+    + "' -}}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '" + ASSISTANT + "' -}}{%- endif -%}"
 )
@@ -40,8 +44,13 @@ def weights(reader: Reader) -> dict[str, torch.Tensor]:
         state, at = layer.state_dict(), f"model.layers.{i}"
         q, k, v = state["qkv.weight"].chunk(3)
         gate, up = state["gate_up.weight"].chunk(2)
-        out |= {f"{at}.self_attn.{n}_proj.weight": w for n, w in (("q", q), ("k", k), ("v", v), ("o", state["o_proj.weight"]))}
-        out |= {f"{at}.mlp.{n}_proj.weight": w for n, w in (("gate", gate), ("up", up), ("down", state["down_proj.weight"]))}
+        out |= {
+            f"{at}.self_attn.{n}_proj.weight": w
+            for n, w in (("q", q), ("k", k), ("v", v), ("o", state["o_proj.weight"]))
+        }
+        out |= {
+            f"{at}.mlp.{n}_proj.weight": w for n, w in (("gate", gate), ("up", up), ("down", state["down_proj.weight"]))
+        }
         out |= {f"{at}.self_attn.{n}_norm.weight": state[f"{n}_norm.weight"] for n in "qk"}
         out |= {f"{at}.{n}.weight": state[f"{n}.weight"] for n in ("input_layernorm", "post_attention_layernorm")}
     return {name: w.detach().to(torch.float16).contiguous().clone() for name, w in out.items()}
@@ -93,7 +102,12 @@ def write(reader: Reader, tokenizer_path: Path, out: Path, advice: dict[str, obj
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     files: dict[str, object] = {
         "config.json": config(reader.size, ids),
-        "generation_config.json": {"do_sample": False, "max_new_tokens": 64, "eos_token_id": ids[END], "pad_token_id": ids[PAD]},
+        "generation_config.json": {
+            "do_sample": False,
+            "max_new_tokens": 64,
+            "eos_token_id": ids[END],
+            "pad_token_id": ids[PAD],
+        },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": END,
@@ -114,7 +128,9 @@ def average(paths: list[Path]) -> Reader:
     """The mean of several checkpoints' weights, one checkpoint being the plain case."""
     saved = [torch.load(p, weights_only=True, map_location="cpu") for p in paths]
     reader = Reader(Size(**saved[0]["size"]))
-    reader.load_state_dict({k: torch.stack([s["reader"][k].float() for s in saved]).mean(0) for k in saved[0]["reader"]})
+    reader.load_state_dict(
+        {k: torch.stack([s["reader"][k].float() for s in saved]).mean(0) for k in saved[0]["reader"]}
+    )
     return reader
 
 

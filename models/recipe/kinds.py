@@ -21,7 +21,9 @@ CITIES = """Berlin Lisbon Oslo Vienna Madrid Dublin Prague Warsaw Athens Zurich 
 Hamburg Munich Leipzig Rotterdam Utrecht Antwerp Ghent Bergen Malmo Aarhus Tampere Riga Vilnius Tallinn Krakow Brno Graz Linz Basel Bern Nantes Lille Bristol
 Leeds Glasgow Cardiff Cork Galway Nairobi Lagos Accra Cairo Tunis Dubai Mumbai Pune Chennai Singapore Osaka Kyoto Seoul Taipei Manila Sydney Perth Auckland
 Montreal Calgary Lima Bogota Quito Santiago Montevideo""".split()
-COUNTRIES = """Germany|Portugal|Norway|Austria|Spain|Ireland|Poland|Greece|Switzerland|Canada|Italy|France|the Netherlands|Belgium|Denmark|Finland|Latvia|Estonia|Kenya|Ghana|Egypt|India|Japan|South Korea|Brazil|Chile|Peru|Mexico|Australia|New Zealand|the United Kingdom|the United States""".split("|")
+COUNTRIES = """Germany|Portugal|Norway|Austria|Spain|Ireland|Poland|Greece|Switzerland|Canada|Italy|France|the Netherlands|Belgium|Denmark|Finland|Latvia|Estonia|Kenya|Ghana|Egypt|India|Japan|South Korea|Brazil|Chile|Peru|Mexico|Australia|New Zealand|the United Kingdom|the United States""".split(
+    "|"
+)
 MONTHS = "January February March April May June July August September October November December".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 ONSETS = "b d f g h j k l m n p r s t v z br dr fl gr kr pl st tr sk".split()
@@ -46,17 +48,41 @@ def person(r: random.Random) -> str:
 
 def number(r: random.Random) -> str:
     """A count of one to five digits, round ones more often."""
-    n = r.choice([r.randint(2, 20), r.randint(2, 99), r.randint(10, 99) * 5, r.randint(100, 999), r.randint(1, 99) * 100, r.randint(1000, 99999)])
+    n = r.choice(
+        [
+            r.randint(2, 20),
+            r.randint(2, 99),
+            r.randint(10, 99) * 5,
+            r.randint(100, 999),
+            r.randint(1, 99) * 100,
+            r.randint(1000, 99999),
+        ]
+    )
     return f"{n:,}" if n > 999 and r.random() < 0.6 else str(n)
 
 
 def money(r: random.Random) -> str:
     """A sum with its currency, "12.50 euros", "$300", "€1,200"."""
-    n = r.choice([r.randint(1, 20), r.randint(5, 99), r.randint(1, 40) * 25, r.randint(1, 50) * 100, r.randint(100, 20000)])
+    n = r.choice(
+        [r.randint(1, 20), r.randint(5, 99), r.randint(1, 40) * 25, r.randint(1, 50) * 100, r.randint(100, 20000)]
+    )
     text = f"{n:,}" if r.random() < 0.7 else str(n)
     if n < 200 and r.random() < 0.35:
         text = f"{n}.{r.choice(['50', '99', '90', '95', '20', '75'])}"
-    return r.choice([f"{text} euros", f"{text} dollars", f"€{text}", f"${text}", f"£{text}", f"{text} EUR", f"{text} pounds", f"EUR {text}", f"{text} USD", f"{text} francs"])
+    return r.choice(
+        [
+            f"{text} euros",
+            f"{text} dollars",
+            f"€{text}",
+            f"${text}",
+            f"£{text}",
+            f"{text} EUR",
+            f"{text} pounds",
+            f"EUR {text}",
+            f"{text} USD",
+            f"{text} francs",
+        ]
+    )
 
 
 def _span(r: random.Random, unit: str, high: int) -> str:
@@ -70,7 +96,17 @@ def date(r: random.Random) -> str:
     """A date in one of six spellings, with or without its year."""
     d, m, y = r.randint(1, 28), r.randint(1, 12), r.randint(2015, 2031)
     month = MONTHS[m - 1]
-    return r.choice([f"{d} {month}", f"{month} {d}", f"{d} {month} {y}", f"{month} {d}, {y}", f"{y}-{m:02d}-{d:02d}", f"{d:02d}.{m:02d}.{y}", f"{d}{'th' if d not in (1, 2, 3, 21, 22, 23) else {1: 'st', 2: 'nd', 3: 'rd'}[d % 10]} {month}"])
+    return r.choice(
+        [
+            f"{d} {month}",
+            f"{month} {d}",
+            f"{d} {month} {y}",
+            f"{month} {d}, {y}",
+            f"{y}-{m:02d}-{d:02d}",
+            f"{d:02d}.{m:02d}.{y}",
+            f"{d}{'th' if d not in (1, 2, 3, 21, 22, 23) else {1: 'st', 2: 'nd', 3: 'rd'}[d % 10]} {month}",
+        ]
+    )
 
 
 def time(r: random.Random) -> str:
@@ -78,25 +114,74 @@ def time(r: random.Random) -> str:
     h, m = r.randint(6, 22), r.choice([0, 0, 15, 30, 45])
     p = h % 12 or 12
     half = "a.m." if h < 12 else "p.m."
-    return r.choice([f"{h}:{m:02d}", f"{h:02d}:{m:02d}", f"{p} {half}" if m == 0 else f"{p}:{m:02d} {half}", f"{p}{':%02d' % m if m else ''}{half[0]}m"]) if r.random() < 0.95 else r.choice(["noon", "midnight"])
+    return (
+        r.choice(
+            [
+                f"{h}:{m:02d}",
+                f"{h:02d}:{m:02d}",
+                f"{p} {half}" if m == 0 else f"{p}:{m:02d} {half}",
+                f"{p}{f':{m:02d}' if m else ''}{half[0]}m",
+            ]
+        )
+        if r.random() < 0.95
+        else r.choice(["noon", "midnight"])
+    )
 
 
 def hours(r: random.Random) -> str:
     """Opening hours, "8:00 to 17:30"."""
     a, b = r.randint(6, 11), r.randint(13, 22)
     x, y = r.choice(["00", "30"]), r.choice(["00", "30", "15"])
-    return r.choice([f"{a}:{x} to {b}:{y}", f"{a}:{x}-{b}:{y}", f"{a} a.m. to {b - 12} p.m.", f"{a:02d}:{x} to {b}:{y}", f"{a}:{x} and {b}:{y}"])
+    return r.choice(
+        [
+            f"{a}:{x} to {b}:{y}",
+            f"{a}:{x}-{b}:{y}",
+            f"{a} a.m. to {b - 12} p.m.",
+            f"{a:02d}:{x} to {b}:{y}",
+            f"{a}:{x} and {b}:{y}",
+        ]
+    )
 
 
 def phone(r: random.Random) -> str:
     """A phone number or an extension."""
     a, b = r.randint(100, 999), r.randint(1000, 9999)
-    return r.choice([f"+{r.randint(20, 99)} {r.randint(10, 99)} {a} {b}", f"{r.randint(200, 999)}-{a}-{b}", f"0{a} {b}{r.randint(10, 99)}", f"extension {b}", f"ext. {a}", str(b), f"0800 {a} {a}"])
+    return r.choice(
+        [
+            f"+{r.randint(20, 99)} {r.randint(10, 99)} {a} {b}",
+            f"{r.randint(200, 999)}-{a}-{b}",
+            f"0{a} {b}{r.randint(10, 99)}",
+            f"extension {b}",
+            f"ext. {a}",
+            str(b),
+            f"0800 {a} {a}",
+        ]
+    )
 
 
 def email(r: random.Random) -> str:
     """A mail address of a person or of an office."""
-    who = r.choice(["support", "help", "hr", "it", "office", "info", "billing", "security", "orders", "events", "press", "jobs", "travel", "it-help", "data-protection", r.choice(FIRST).lower(), f"{r.choice(FIRST)}.{r.choice(LAST)}".lower()])
+    who = r.choice(
+        [
+            "support",
+            "help",
+            "hr",
+            "it",
+            "office",
+            "info",
+            "billing",
+            "security",
+            "orders",
+            "events",
+            "press",
+            "jobs",
+            "travel",
+            "it-help",
+            "data-protection",
+            r.choice(FIRST).lower(),
+            f"{r.choice(FIRST)}.{r.choice(LAST)}".lower(),
+        ]
+    )
     return f"{who}@{made_up(r).lower()}.{r.choice(['com', 'example', 'org', 'net', 'io', 'eu'])}"
 
 
@@ -122,20 +207,75 @@ def percent(r: random.Random) -> str:
 def room(r: random.Random) -> str:
     """A place inside a building."""
     n = r.randint(1, 499)
-    return r.choice([f"room {n}", f"room {r.choice('ABCDE')}{n}", f"building {r.choice('ABCDEFGH')}", f"room {r.randint(0, 9)}.{n:02d}", f"hall {r.randint(1, 12)}", f"desk {n}", f"the {made_up(r)} room"])
+    return r.choice(
+        [
+            f"room {n}",
+            f"room {r.choice('ABCDE')}{n}",
+            f"building {r.choice('ABCDEFGH')}",
+            f"room {r.randint(0, 9)}.{n:02d}",
+            f"hall {r.randint(1, 12)}",
+            f"desk {n}",
+            f"the {made_up(r)} room",
+        ]
+    )
 
 
 def address(r: random.Random) -> str:
     """A street and its number."""
-    street = r.choice([f"{r.choice(LAST)} Street", f"{made_up(r)} Road", f"{r.choice(LAST)}strasse", f"{made_up(r)} Avenue", f"{r.choice(['Mill', 'Harbour', 'Station', 'Park', 'Church', 'Bridge', 'King'])} {r.choice(['Lane', 'Street', 'Road', 'Square'])}"])
+    street = r.choice(
+        [
+            f"{r.choice(LAST)} Street",
+            f"{made_up(r)} Road",
+            f"{r.choice(LAST)}strasse",
+            f"{made_up(r)} Avenue",
+            f"{r.choice(['Mill', 'Harbour', 'Station', 'Park', 'Church', 'Bridge', 'King'])} {r.choice(['Lane', 'Street', 'Road', 'Square'])}",
+        ]
+    )
     return f"{street} {r.randint(1, 180)}" if r.random() < 0.5 else f"{r.randint(1, 180)} {street}"
 
 
 def product(r: random.Random) -> str:
     """A product's name: made up, a pair of words, or with a number."""
-    noun = r.choice(["lamp", "desk", "chair", "kettle", "router", "backpack", "printer", "bottle", "jacket", "drill", "tent", "bike", "headset", "monitor", "keyboard", "camera", "speaker", "heater", "pump", "scale", "toaster", "blender", "helmet", "shelf", "clock"])
+    noun = r.choice(
+        [
+            "lamp",
+            "desk",
+            "chair",
+            "kettle",
+            "router",
+            "backpack",
+            "printer",
+            "bottle",
+            "jacket",
+            "drill",
+            "tent",
+            "bike",
+            "headset",
+            "monitor",
+            "keyboard",
+            "camera",
+            "speaker",
+            "heater",
+            "pump",
+            "scale",
+            "toaster",
+            "blender",
+            "helmet",
+            "shelf",
+            "clock",
+        ]
+    )
     name = made_up(r)
-    return r.choice([f"{name} {noun}", name, f"{name} {r.randint(1, 9)}00", f"{name} {noun}", f"{name} {r.choice(['Pro', 'Mini', 'Plus', 'One', 'Air', 'Go', 'Lite'])}", f"{r.choice(['oak', 'steel', 'travel', 'folding', 'office', 'garden', 'solar', 'kids', 'wireless'])} {noun}"])
+    return r.choice(
+        [
+            f"{name} {noun}",
+            name,
+            f"{name} {r.randint(1, 9)}00",
+            f"{name} {noun}",
+            f"{name} {r.choice(['Pro', 'Mini', 'Plus', 'One', 'Air', 'Go', 'Lite'])}",
+            f"{r.choice(['oak', 'steel', 'travel', 'folding', 'office', 'garden', 'solar', 'kids', 'wireless'])} {noun}",
+        ]
+    )
 
 
 def words(r: random.Random) -> str:

@@ -41,7 +41,9 @@ class Layer(nn.Module):
         self.gate_up = nn.Linear(size.width, 2 * size.hidden, bias=False)
         self.down_proj = nn.Linear(size.hidden, size.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, c: int, hidden_pad: Tensor, hidden_talk: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, c: int, hidden_pad: Tensor, hidden_talk: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Run the layer.
 
         Args:
@@ -88,18 +90,35 @@ class Reader(nn.Module):
         self.norm = nn.RMSNorm(size.width, eps=size.epsilon)
         for name, weight in self.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
-                nn.init.normal_(weight, std=size.width**-0.5 * (0.2 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0))
+                nn.init.normal_(
+                    weight,
+                    std=size.width**-0.5 * (0.2 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0),
+                )
 
-    def states(self, passages: Tensor, length: Tensor, talks: Tensor, owner: Tensor, offset: Tensor, pointing: Tensor, pointer: Tensor, where: int) -> tuple[Tensor, Tensor]:
+    def states(
+        self,
+        passages: Tensor,
+        length: Tensor,
+        talks: Tensor,
+        owner: Tensor,
+        offset: Tensor,
+        pointing: Tensor,
+        pointer: Tensor,
+        where: int,
+    ) -> tuple[Tensor, Tensor]:
         """Final states `(b * (c + t), width)` of a `pack.Batch` and the loss of pointing at layer `where`."""
         b, c = passages.shape
         t = talks.shape[1]
-        place = torch.cat([torch.arange(c, device=length.device)[None].expand(b, c), length[:, None] + offset], 1).float()
+        place = torch.cat(
+            [torch.arange(c, device=length.device)[None].expand(b, c), length[:, None] + offset], 1
+        ).float()
         half = self.size.head // 2
         angle = place[:, None, :, None] * self.size.theta ** (-torch.arange(half, device=place.device) / half)
         cos, sin = angle.cos(), angle.sin()
         pad = torch.where(torch.arange(c, device=length.device)[None] < length[:, None], 0.0, -1e4)[:, None, None]
-        same = (owner[:, :, None] == owner[:, None, :]) & (torch.arange(t, device=length.device)[:, None] >= torch.arange(t, device=length.device)[None])
+        same = (owner[:, :, None] == owner[:, None, :]) & (
+            torch.arange(t, device=length.device)[:, None] >= torch.arange(t, device=length.device)[None]
+        )
         talk = torch.where(same, 0.0, -1e4)[:, None]
         x = self.embed_tokens(torch.cat([passages, talks], 1))
         points = x.new_zeros(())
@@ -108,10 +127,25 @@ class Reader(nn.Module):
             if i == where:
                 picked = looked.reshape(b * t, c)[pointing]
                 used = (pointer >= 0).float()
-                points = -(picked.gather(1, pointer.clamp(min=0)[:, None])[:, 0].clamp(min=-12) * used).sum() / used.sum().clamp(min=1)
+                points = -(
+                    picked.gather(1, pointer.clamp(min=0)[:, None])[:, 0].clamp(min=-12) * used
+                ).sum() / used.sum().clamp(min=1)
         return self.norm(x).reshape(b * (c + t), -1), points
 
-    def forward(self, passages: Tensor, length: Tensor, talks: Tensor, owner: Tensor, offset: Tensor, chosen: Tensor, target: Tensor, weight: Tensor, pointing: Tensor, pointer: Tensor, where: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        passages: Tensor,
+        length: Tensor,
+        talks: Tensor,
+        owner: Tensor,
+        offset: Tensor,
+        chosen: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        pointing: Tensor,
+        pointer: Tensor,
+        where: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of a `pack.Batch` (its fields, as tensors).
 
         Args:

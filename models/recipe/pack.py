@@ -149,14 +149,25 @@ def batch(rows: Sequence[Row], shape: Shape, r: random.Random, context_weight: f
     answers = answers[:n]
     others = others[: n - len(answers)]
     picked = [*answers, *others] + [(0, 0)] * (n - len(answers) - len(others))
-    weight = np.array([1.0] * len(answers) + [context_weight] * len(others) + [0.0] * (n - len(answers) - len(others)), np.float32)
+    weight = np.array(
+        [1.0] * len(answers) + [context_weight] * len(others) + [0.0] * (n - len(answers) - len(others)), np.float32
+    )
     r.shuffle(points)
     points = points[:m] + [(0, -1)] * (m - len(points[:m]))
     chosen, pointing = np.array(picked, np.int64), np.array(points, np.int64)
-    return Batch(passages, length, talks, owner, offset, chosen[:, 0], chosen[:, 1], weight, pointing[:, 0], pointing[:, 1])
+    return Batch(
+        passages, length, talks, owner, offset, chosen[:, 0], chosen[:, 1], weight, pointing[:, 0], pointing[:, 1]
+    )
 
 
-def batches(sheets: Iterator[Sheet], tokenizer: Tokenizer, shapes: Sequence[Shape], r: random.Random, context_weight: float, context_share: float) -> Iterator[Batch]:
+def batches(
+    sheets: Iterator[Sheet],
+    tokenizer: Tokenizer,
+    shapes: Sequence[Shape],
+    r: random.Random,
+    context_weight: float,
+    context_share: float,
+) -> Iterator[Batch]:
     """Sort sheets into the smallest of `shapes` that holds them; yield a batch whenever one is full."""
     waiting: list[list[Row]] = [[] for _ in shapes]
     for sheet in sheets:

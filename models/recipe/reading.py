@@ -34,7 +34,11 @@ def read(path: Path) -> list[list[Paragraph]]:
         for paragraph in article["paragraphs"]:
             text, asked = paragraph["context"], []
             for qa in paragraph["qas"]:
-                golds = Counter((a["text"], a["answer_start"]) for a in qa["answers"] if text[a["answer_start"] :].startswith(a["text"]))
+                golds = Counter(
+                    (a["text"], a["answer_start"])
+                    for a in qa["answers"]
+                    if text[a["answer_start"] :].startswith(a["text"])
+                )
                 if golds and not qa.get("is_impossible"):
                     best = min(golds, key=lambda g: (-golds[g], len(g[0])))
                     if len(best[0]) <= 120 and best[0].strip():
@@ -63,19 +67,29 @@ def window(paragraph: Paragraph, r: random.Random, words: int) -> tuple[str, int
     return paragraph.text[cuts[a] : cuts[b]].rstrip(), cuts[a]
 
 
-def compose(articles: Sequence[Sequence[Paragraph]], r: random.Random, passages: int, questions: int, unanswerable: float = 0.15) -> Sheet:
+def compose(
+    articles: Sequence[Sequence[Paragraph]], r: random.Random, passages: int, questions: int, unanswerable: float = 0.08
+) -> Sheet:
     """A sheet of windows, from one article or several, with the questions about them.
 
     Questions whose answer was cut off, or which belong to a paragraph that is not shown, are the unanswerable ones.
     """
     near = r.random() < 0.6
     article = r.choice(articles)
-    chosen = r.sample(list(article), min(len(article), passages)) if near else [r.choice(r.choice(articles)) for _ in range(passages)]
+    chosen = (
+        r.sample(list(article), min(len(article), passages))
+        if near
+        else [r.choice(r.choice(articles)) for _ in range(passages)]
+    )
     pieces, open_questions, talks = [], [], []
     for paragraph in chosen:
-        text, start = window(paragraph, r, r.choice([35, 50, 70, 90, 120]))
-        title = paragraph.title if r.random() < 0.8 else r.choice(["Notes", "Article", "Overview", "Report", "Background"])
-        pieces.append(Piece(title, r.choice(["", "", f"page {r.randint(1, 40)}", "Introduction", "History", "Details"]), text))
+        text, start = window(paragraph, r, r.choice([35, 50, 60, 70, 90, 110]))
+        title = (
+            paragraph.title if r.random() < 0.8 else r.choice(["Notes", "Article", "Overview", "Report", "Background"])
+        )
+        pieces.append(
+            Piece(title, r.choice(["", "", f"page {r.randint(1, 40)}", "Introduction", "History", "Details"]), text)
+        )
         for question, answer, at in paragraph.questions:
             if start <= at and at + len(answer) <= start + len(text):
                 talks.append([Turn(casual(question, r), answer, len(pieces) - 1, at - start)])
@@ -83,11 +97,16 @@ def compose(articles: Sequence[Sequence[Paragraph]], r: random.Random, passages:
                 open_questions.append((question, answer))
     r.shuffle(talks)
     talks = talks[:questions]
-    strangers = [(q, a) for p in (article if r.random() < 0.7 else r.choice(articles)) if p not in chosen for q, a, _ in p.questions]
+    strangers = [
+        (q, a)
+        for p in (article if r.random() < 0.7 else r.choice(articles))
+        if p not in chosen
+        for q, a, _ in p.questions
+    ]
     open_questions = r.sample(open_questions, min(len(open_questions), 2)) + r.sample(strangers, min(len(strangers), 3))
     shown = " ".join(p.text for p in pieces).lower()
     fit = [q for q, a in open_questions if a.lower() not in shown]
-    count = min(len(fit), max(1 if r.random() < 0.5 else 0, round(len(talks) * unanswerable / (1 - unanswerable))))
+    count = min(len(fit), max(1 if r.random() < 0.3 else 0, round(len(talks) * unanswerable / (1 - unanswerable))))
     talks += [[Turn(casual(q, r))] for q in r.sample(fit, count)]
     r.shuffle(talks)
     return Sheet(pieces, talks)

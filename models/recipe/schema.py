@@ -119,7 +119,11 @@ def _schema(head: str, section: str, lines: Sequence[str], where: str, kinds: Ma
     used = {s for t in [*statements, *(q for qs in questions.values() for q in qs)] for s in SLOT.findall(t)}
     faults = [f"slot {s} is not declared" for s in sorted(used - known)]
     faults += [f"kind {k} is not known" for k in slots.values() if k not in kinds]
-    faults += [f"question of slot {s}, which no statement holds" for s in questions if s not in ("yes", "no") and not all("{" + s + "}" in t for t in statements)]
+    faults += [
+        f"question of slot {s}, which no statement holds"
+        for s in questions
+        if s not in ("yes", "no") and not all("{" + s + "}" in t for t in statements)
+    ]
     if faults or not statements or not questions:
         raise ValueError(f"{where}, schema '{name}': {'; '.join(faults) or 'no statement or no question'}")
     return Schema(name.strip(), section, slots, statements, questions, labels)
@@ -146,7 +150,11 @@ def load(directory: Path = TABLES) -> tuple[list[Section], dict[str, Kind]]:
             if line[0] == "#":
                 parts = [p.strip() for p in line[1:].split("|")]
                 if len(parts) == 3:
-                    sections.append(Section(parts[0], [t.strip() for t in parts[1].split(";")], [t.strip() for t in parts[2].split(";")]))
+                    sections.append(
+                        Section(
+                            parts[0], [t.strip() for t in parts[1].split(";")], [t.strip() for t in parts[2].split(";")]
+                        )
+                    )
             else:
                 head = line
     return sections, kinds

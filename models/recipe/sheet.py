@@ -69,8 +69,21 @@ def shuffle(sheet: Sheet, r: random.Random) -> Sheet:
     order = list(range(len(sheet.pieces)))
     r.shuffle(order)
     place = {old: new for new, old in enumerate(order)}
-    talks = [[Turn(t.question, t.answer, None if t.piece is None else place[t.piece], t.start) for t in talk] for talk in sheet.talks]
+    talks = [
+        [Turn(t.question, t.answer, None if t.piece is None else place[t.piece], t.start) for t in talk]
+        for talk in sheet.talks
+    ]
     return Sheet([sheet.pieces[i] for i in order], talks)
+
+
+def join(a: Sheet, b: Sheet) -> Sheet:
+    """The passages and conversations of both, each the other's distractors."""
+    by = len(a.pieces)
+    moved = [
+        [Turn(t.question, t.answer, None if t.piece is None else t.piece + by, t.start) for t in talk]
+        for talk in b.talks
+    ]
+    return Sheet([*a.pieces, *b.pieces], [*a.talks, *moved])
 
 
 def casual(question: str, r: random.Random) -> str:
@@ -81,7 +94,18 @@ def casual(question: str, r: random.Random) -> str:
     elif x < 0.09:
         question = question.lower()
     elif x < 0.14:
-        question = r.choice(["Can you tell me: ", "Please tell me, ", "I want to know: ", "Hello, ", "Quick question: ", "Hi! "]) + question[:1].lower() + question[1:]
+        question = (
+            r.choice(
+                ["Can you tell me: ", "Please tell me, ", "I want to know: ", "Hello, ", "Quick question: ", "Hi! "]
+            )
+            + question[:1].lower()
+            + question[1:]
+        )
     if r.random() < 0.12:
-        question = question.replace("What is ", "What's ").replace("what is ", "what's ").replace("Who is ", "Who's ").replace("Where is ", "Where's ")
+        question = (
+            question.replace("What is ", "What's ")
+            .replace("what is ", "what's ")
+            .replace("Who is ", "Who's ")
+            .replace("Where is ", "Where's ")
+        )
     return question.rstrip("?") if r.random() < 0.05 else question

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,12 +38,13 @@ class Plan:
 
 
 def _feed(queue: "Queue[pack.Batch]", plan: Plan, data: Sequence[Path], tokenizer: str, seed: int) -> None:
-    os.nice(0)
     torch.set_num_threads(1)
     r = random.Random(seed)
     corpus = corpora.load(data)
     sheets = corpora.sheets(corpus, r, plan.real, plan.most)
-    for made in pack.batches(sheets, Tokenizer.from_file(tokenizer), plan.shapes, r, plan.context_weight, plan.context_share):
+    for made in pack.batches(
+        sheets, Tokenizer.from_file(tokenizer), plan.shapes, r, plan.context_weight, plan.context_share
+    ):
         queue.put(made)
 
 
@@ -61,7 +61,9 @@ def groups(reader: Reader, plan: Plan) -> tuple[optimize.Muon, torch.optim.AdamW
             matrices.append({"params": [p], "parts": 3 if "qkv" in name else 2 if "gate_up" in name else 1})
         else:
             rest.append(p)
-    return optimize.Muon(matrices, lr=plan.matrix_rate), torch.optim.AdamW(rest, lr=plan.table_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    return optimize.Muon(matrices, lr=plan.matrix_rate), torch.optim.AdamW(
+        rest, lr=plan.table_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
 
 
 @torch.no_grad()
@@ -79,7 +81,9 @@ def score(reader: Reader, made: Sequence[pack.Batch], refusal: int, where: int, 
     right = total = refused = answerable = well = unanswerable = 0
     for one in made:
         t = tensors(one, device)
-        states, _ = reader.states(t["passages"], t["length"], t["talks"], t["owner"], t["offset"], t["pointing"], t["pointer"], where)
+        states, _ = reader.states(
+            t["passages"], t["length"], t["talks"], t["owner"], t["offset"], t["pointing"], t["pointer"], where
+        )
         c, n = one.passages.shape[1], one.talks.shape[1]
         picked = one.weight == 1.0
         best = (states[t["chosen"][picked]] @ reader.embed_tokens.weight.T).argmax(-1).cpu().numpy()
@@ -101,10 +105,24 @@ def score(reader: Reader, made: Sequence[pack.Batch], refusal: int, where: int, 
                 answerable += 1
                 refused += got == refusal
     reader.train()
-    return {"exact": right / max(total, 1), "refused_wrongly": refused / max(answerable, 1), "refused_rightly": well / max(unanswerable, 1), "n": total}
+    return {
+        "exact": right / max(total, 1),
+        "refused_wrongly": refused / max(answerable, 1),
+        "refused_rightly": well / max(unanswerable, 1),
+        "n": total,
+    }
 
 
-def run(reader: Reader, tokenizer_path: Path, data: Sequence[Path], plan: Plan, out: Path, device: str = "cpu", resume: bool = True, every: int = 250) -> Iterator[Mapping[str, float]]:
+def run(
+    reader: Reader,
+    tokenizer_path: Path,
+    data: Sequence[Path],
+    plan: Plan,
+    out: Path,
+    device: str = "cpu",
+    resume: bool = True,
+    every: int = 250,
+) -> Iterator[Mapping[str, float]]:
     """Train; yields a record every 25 updates and a record with scores every `every`.
 
     Args:
@@ -129,14 +147,30 @@ def run(reader: Reader, tokenizer_path: Path, data: Sequence[Path], plan: Plan, 
             optimizer.load_state_dict(state)
         step, seen = saved["step"], saved["seen"]
     exams = {
-        name: [made for made, _ in zip(pack.batches(corpora.held_out(corpus, real, 7), tokenizer, plan.shapes, random.Random(7), plan.context_weight, 0.0), range(4), strict=False)]
+        name: [
+            made
+            for made, _ in zip(
+                pack.batches(
+                    corpora.held_out(corpus, real, 7),
+                    tokenizer,
+                    plan.shapes,
+                    random.Random(7),
+                    plan.context_weight,
+                    0.0,
+                ),
+                range(4),
+                strict=False,
+            )
+        ]
         for name, real in (("schemas", False), ("reading", True))
         if (corpus.held_articles if real else corpus.held_sections)
     }
     refusal = tokenizer.encode(" Not in the documents.").ids[0]
     context = multiprocessing.get_context("spawn")
     queue: Queue[pack.Batch] = context.Queue(maxsize=24)
-    feeder = context.Process(target=_feed, args=(queue, plan, list(data), str(tokenizer_path), plan.seed * 1_000_003 + step), daemon=True)
+    feeder = context.Process(
+        target=_feed, args=(queue, plan, list(data), str(tokenizer_path), plan.seed * 1_000_003 + step), daemon=True
+    )
     feeder.start()
     network = torch.compile(reader, dynamic=False) if plan.compiled else reader
     began, first, kept, marks = time.time(), seen, [], step
@@ -158,11 +192,20 @@ def run(reader: Reader, tokenizer_path: Path, data: Sequence[Path], plan: Plan, 
             kept.append((answer.item(), points.item()))
             if step % 25 == 0 or step == plan.steps:
                 means = [sum(k[i] for k in kept) / len(kept) for i in (0, 1)]
-                record = {"step": step, "tokens": seen, "answer_loss": round(means[0], 4), "pointing_loss": round(means[1], 4), "rate": factor, "tokens_per_second": round((seen - first) / (time.time() - began))}
+                record = {
+                    "step": step,
+                    "tokens": seen,
+                    "answer_loss": round(means[0], 4),
+                    "pointing_loss": round(means[1], 4),
+                    "rate": factor,
+                    "tokens_per_second": round((seen - first) / (time.time() - began)),
+                }
                 kept = []
                 if step % every == 0 or step == plan.steps:
                     for name, exam in exams.items():
-                        record |= {f"{name}_{k}": round(v, 3) for k, v in score(reader, exam, refusal, where, device).items()}
+                        record |= {
+                            f"{name}_{k}": round(v, 3) for k, v in score(reader, exam, refusal, where, device).items()
+                        }
                     _save(reader, optimizers, step, seen, out)
                 yield record
     finally:
@@ -171,9 +214,15 @@ def run(reader: Reader, tokenizer_path: Path, data: Sequence[Path], plan: Plan, 
 
 def _save(reader: Reader, optimizers: Sequence[torch.optim.Optimizer], step: int, seen: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    state = {"reader": reader.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "seen": seen, "size": asdict(reader.size)}
+    state = {
+        "reader": reader.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "step": step,
+        "seen": seen,
+        "size": asdict(reader.size),
+    }
     torch.save(state, out / "new.pt")
-    os.replace(out / "new.pt", out / "last.pt")
+    (out / "new.pt").replace(out / "last.pt")
     (out / "last.json").write_text(json.dumps({"step": step, "tokens": seen}))
 
 

@@ -1,0 +1,85 @@
+"""The recipe makes sound data: what it says is there is there, and nothing of the bundled samples is in it."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tokenizers")
+from mlxrag.rag.answer import REFUSAL as PRODUCT_REFUSAL
+from mlxrag.rag.answer import ask_text
+from mlxrag.rag.document import Hit, Passage
+from models.recipe import compose, pack, schema, sheet
+from models.recipe.sheet import Piece, Sheet, Turn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def sheets(count: int) -> list[Sheet]:
+    """Sheets from all schemas."""
+    sections, kinds = schema.load()
+    r = random.Random(3)
+    return [sheet.shuffle(compose.compose(sections, kinds, r, r.randint(1, 4), 10), r) for _ in range(count)]
+
+
+def test_tables_are_read_and_large() -> None:
+    """Every table parses, with at least 150 schemas and several phrasings of statements and questions each."""
+    sections, _ = schema.load()
+    schemas = [s for section in sections for s in section.schemas]
+    assert len(schemas) >= 150
+    assert len({s.name for s in schemas}) == len(schemas)
+
+
+def test_answers_stand_where_they_are_said_to() -> None:
+    """The passage holds the answer at its start, for every copied answer."""
+    for made in sheets(200):
+        for turn in (t for talk in made.talks for t in talk):
+            if turn.piece is not None and turn.start >= 0:
+                assert made.pieces[turn.piece].text[turn.start :].startswith(turn.answer)
+
+
+def test_unanswerable_questions_are_some() -> None:
+    """Between a tenth and a third of the questions have no answer."""
+    turns = [talk[0] for made in sheets(200) for talk in made.talks]
+    share = sum(t.piece is None for t in turns) / len(turns)
+    assert 0.08 < share < 0.34
+
+
+def test_layout_is_the_product_s() -> None:
+    """Training prompts are letter by letter those that `ask` sends."""
+    pieces = [Piece("Lamps", "Prices", "Tarvo: 45 euros"), Piece("People", "", "Petra leads.")]
+    hits = [
+        Hit(Passage(str(i), "d", "s", p.title, p.place, 0, len(p.text), p.text), 1.0, "t", i)
+        for i, p in enumerate(pieces, 1)
+    ]
+    text, numbers, starts = sheet.layout(pieces)
+    assert text + sheet.ask("Who?") == ask_text("Who?", hits)
+    assert [text[n] for n in numbers] == ["1", "2"]
+    assert text[starts[1] :].startswith("Petra leads.")
+    assert sheet.REFUSAL == PRODUCT_REFUSAL
+
+
+def test_packing_points_at_what_is_copied() -> None:
+    """Each token of a copied answer points at the same token among the passages, and the citation at its number."""
+    from tokenizers import Tokenizer
+
+    coder = Tokenizer.from_file(str(ROOT / "models" / "reader" / "tokenizer.json"))
+    one = Sheet([Piece("Lamps", "", "The Tarvo lamp costs 45 euros.")], [[Turn("How much?", "45 euros", 0, 21)]])
+    coded = pack.tokens(coder, one, (pack.Shape(64, 64, 1),))
+    assert coded is not None
+    row, _ = coded
+    copied = [(row.target[i], row.passages[p]) for i, p in enumerate(row.pointer) if p >= 0]
+    assert len(copied) == 4
+    assert all(a == b for a, b in copied)
+
+
+def test_no_text_of_the_samples_is_in_the_tables() -> None:
+    """No sentence of the sample documents and no question about them stands in the recipe's tables."""
+    tables = " ".join(p.read_text(encoding="utf-8").lower() for p in sorted(schema.TABLES.glob("*.txt")))
+    rows = (ROOT / "benchmarks" / "reader_questions.jsonl").read_text(encoding="utf-8").splitlines()
+    import json
+
+    assert not [q for q in (json.loads(row)["question"].lower() for row in islice(rows, 1000)) if q in tables]
