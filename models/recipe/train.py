@@ -6,14 +6,16 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 
 import torch
 from tokenizers import Tokenizer
 
 from . import corpus as corpora
-from . import optimize, pack
+from . import optimize, pack, unseen
 from .network import Reader, Size
 
 
@@ -41,11 +43,23 @@ def _feed(queue: "Queue[pack.Batch]", plan: Plan, data: Sequence[Path], tokenize
     torch.set_num_threads(1)
     r = random.Random(seed)
     corpus = corpora.load(data)
-    sheets = corpora.sheets(corpus, r, plan.real, plan.most)
+    forbidden = unseen.forbidden()
+    sheets = (unseen.clean(s, forbidden) for s in corpora.sheets(corpus, r, plan.real, plan.most))
     for made in pack.batches(
         sheets, Tokenizer.from_file(tokenizer), plan.shapes, r, plan.context_weight, plan.context_share
     ):
         queue.put(made)
+
+
+def _next(queue: "Queue[pack.Batch]", feeder: BaseProcess) -> pack.Batch:
+    while True:
+        try:
+            return queue.get(timeout=5)
+        except Empty:
+            if not feeder.is_alive():
+                raise RuntimeError(
+                    "the process that makes the training data has died; its error stands above"
+                ) from None
 
 
 def tensors(made: pack.Batch, device: str) -> dict[str, torch.Tensor]:
@@ -176,7 +190,7 @@ def run(
     began, first, kept, marks = time.time(), seen, [], step
     try:
         while step < plan.steps:
-            made = queue.get()
+            made = _next(queue, feeder)
             factor = min(1.0, (step - marks + 1) / plan.warm, max((plan.steps - step) / max(plan.decay, 1), 0.0))
             for optimizer, rate in zip(optimizers, (plan.matrix_rate, plan.table_rate), strict=True):
                 for group in optimizer.param_groups:
