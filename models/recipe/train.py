@@ -44,7 +44,7 @@ def _feed(queue: "Queue[pack.Batch]", plan: Plan, data: Sequence[Path], tokenize
     r = random.Random(seed)
     corpus = corpora.load(data)
     forbidden = unseen.forbidden()
-    sheets = (unseen.clean(s, forbidden) for s in corpora.sheets(corpus, r, plan.real, plan.most))
+    sheets = filter(None, (unseen.clean(s, forbidden) for s in corpora.sheets(corpus, r, plan.real, plan.most)))
     for made in pack.batches(
         sheets, Tokenizer.from_file(tokenizer), plan.shapes, r, plan.context_weight, plan.context_share
     ):
