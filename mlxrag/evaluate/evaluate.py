@@ -13,16 +13,18 @@ from mlxrag.data.dataset import Dataset, open_dataset
 from mlxrag.data.example import Example
 from mlxrag.data.journal import Journal, rows
 from mlxrag.errors import BadInput, Damaged, nearest
-from mlxrag.evaluate import page, report
+from mlxrag.evaluate import context, judge, page, report
 from mlxrag.evaluate.measure import MEASURES, measure_all, similarity
 from mlxrag.evaluate.run import ANSWERS, Row, answer_all, read_rows, spool
 from mlxrag.evaluate.score import Measure, Score, from_row, to_row
 from mlxrag.evaluate.support import faithful_encoder
+from mlxrag.model.load import load
 from mlxrag.rag.system import System
 from mlxrag.settings import Evaluating
 from mlxrag.workspace import Artefact, Workspace, create, write_json, write_text
 
 SCORES = "scores.jsonl"
+CONTEXT = "context.jsonl"
 
 
 def evaluate(
@@ -57,6 +59,8 @@ def evaluate(
     chosen = measures_of(settings)
     if settings.encoder_measures and system.encoder is not None:
         chosen |= encoder_measures(system.encoder)
+    if settings.judge:
+        chosen["faithful_judge"] = judge_measure(settings.judge, workspace)
     key = {"system": system.fingerprint, "dataset": dataset.ref, "gold": gold, **selection}
     folder = spool(workspace, name, key)
     started = time.perf_counter()
@@ -75,6 +79,9 @@ def evaluate(
         with Journal(draft.path / SCORES, keep=1 << 30) as journal:
             for score in score_rows(read_rows(folder), examples, chosen):
                 journal.add(to_row(score))
+            if settings.attribution:
+                for score in attributions(system, folder, draft.path, examples):
+                    journal.add(to_row(score))
         data = {"ref": dataset.ref, "examples": len(examples), "gold_passages": gold, **selection}
         made = write_reports(draft.path, examples, settings, name, about, data)
         draft.note(
@@ -114,6 +121,44 @@ def encoder_measures(encoder: Any) -> dict[str, Measure]:
         "similarity": similarity(vectors, encoder.name),
         "faithful_encoder": faithful_encoder(vectors, encoder.name),
     }
+
+
+def judge_measure(ref: str, workspace: Workspace) -> Measure:
+    """Return faithfulness by a model; it is loaded when it is first asked."""
+    loaded: list[Any] = []
+
+    def faithful_judge(answer: Any, example: Example) -> Score:
+        if not loaded:
+            loaded.append(load(ref, workspace))
+        return judge.faithful_judge(loaded[0], answer, example)
+
+    return faithful_judge
+
+
+def attributions(system: System, folder: Path, out: Path, examples: Mapping[str, Example]) -> Iterator[Score]:
+    """Yield the measures of `context.py` for every answer, and keep what each passage was worth in context.jsonl.
+
+    Done rows are kept in `folder`, so that a run that is killed goes on.
+    """
+    done = {row["example_id"]: row["attribution"] for row in rows(folder / CONTEXT)}
+    with Journal(folder / CONTEXT) as journal:
+        for row in read_rows(folder):
+            example = examples.get(row.example_id)
+            if example is None:
+                continue
+            if row.example_id in done:
+                kept = done[row.example_id]
+                found = None if kept is None else context.Attribution(**{k: _tupled(v) for k, v in kept.items()})
+            else:
+                asked = not row.answer.failure and not row.answer.refused
+                found = context.attribute(system.model, row.answer, system.settings.answering) if asked else None
+                journal.add(context.to_row(row.example_id, found))
+            yield from context.scores_of(found, row, example, system.model_name)
+    shutil.copy(folder / CONTEXT, out / CONTEXT)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def score_rows(
