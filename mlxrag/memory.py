@@ -48,13 +48,26 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Look at the machine now (psutil, control group; on macOS, Metal's limit)."""
-    import psutil
-
-    memory = psutil.virtual_memory()
+    """Look at the machine now (its own counters, control group; on macOS, Metal's limit)."""
+    total, available = installed()
     system = "Darwin" if sys.platform == "darwin" else "Linux"
-    working_set = metal_working_set(memory.total) if system == "Darwin" else None
-    return Machine(system, memory.total, memory.available, working_set, _cgroup_room())
+    working_set = metal_working_set(total) if system == "Darwin" else None
+    return Machine(system, total, available, working_set, _cgroup_room())
+
+
+def installed() -> tuple[int, int]:
+    """Return the bytes of memory that are there, and that are free or can be freed at once.
+
+    Linux says it in a file; psutil, which knows the other systems, would take longer to import than a model to load.
+    """
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return int(rows["MemTotal"].split()[0]) * 1024, int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return int(memory.total), int(memory.available)
 
 
 def metal_working_set(total: int) -> int:

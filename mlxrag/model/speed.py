@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import mlx.core as mx
@@ -69,6 +67,8 @@ def backend() -> str:
 def chip() -> str:
     """Return what the processor calls itself."""
     if sys.platform == "darwin":
+        import subprocess  # here and below: every start imports this file, few ask for this
+
         with suppress(OSError, subprocess.SubprocessError):
             told = subprocess.run(
                 ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=2, check=True
@@ -102,6 +102,8 @@ def measure(device: str) -> Speed:
 def remembered(refresh: bool = False) -> Record:
     """Return this machine's record; measured if it never was, or with another chip or MLX version."""
     path = Path.home() / ".mlxrag" / "machine.json"
+    from importlib import metadata
+
     here, version = chip(), metadata.version("mlx")
     if not refresh:
         with suppress(OSError, ValueError, KeyError, TypeError):
