@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -45,14 +46,31 @@ def knobs(
 
 
 def shared(command: Command) -> Command:
-    """Add `--workspace`, `--config` and `--json`; they arrive as `workspace`, `config` and `as_json`."""
+    """Add `--workspace`, `--config` and `--json` (as `workspace`, `config`, `as_json`), `--device` and `--memory-budget`."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
     command = click.option(
         "--config",
         type=click.Path(path_type=Path, dir_okay=False),
         help="TOML file with settings; a flag wins over it.",
     )(command)
+    for flag, variable, kind, text in (
+        ("--device", "MLXRAG_DEVICE", click.Choice(["auto", "gpu", "cpu"]), "Where the model computes."),
+        ("--memory-budget", "MLXRAG_MEMORY_BUDGET", str, "Most memory for everything mlxrag holds, such as 6GB."),
+    ):
+        command = click.option(flag, type=kind, expose_value=False, help=text, callback=_to_environment(variable))(
+            command
+        )
     return workspace_option(command)
+
+
+def _to_environment(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    """Pass a flag on as its environment variable, so that child processes keep to it too."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            os.environ[variable] = value
+
+    return keep
 
 
 def workspace_option(command: Command) -> Command:

@@ -30,7 +30,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache, save_prompt_cache
 
-from mlxrag.errors import BadInput
+from mlxrag.errors import BadInput, WontFit
+from mlxrag.memory import Hold, ledger
 from mlxrag.model.load import Model
 from mlxrag.settings import Caching
 
@@ -82,6 +83,7 @@ class KVStore:
         disk: most bytes on disk.
         disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.
         usage: what it has saved.
+        hold: what it has of the memory budget; None outside one.
     """
 
     memory: int
@@ -89,6 +91,7 @@ class KVStore:
     disk: int = 0
     disk_bits: int = 0
     usage: Usage = field(default_factory=Usage)
+    hold: Hold | None = None
     _entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = field(default_factory=OrderedDict)
     _speed: float = 0.0  # seconds per token processed, the latest
     _files: dict[str, tuple[str, tuple[int, ...], bool]] | None = None
@@ -201,17 +204,36 @@ class KVStore:
     def clear(self) -> None:
         """Give back the memory; files stay."""
         self._entries.clear()
+        self._account()
 
     def relieve(self, nbytes: int) -> int:
         """Let go of at least so many bytes, the least recently used first; returns what was freed."""
         freed = 0
         while freed < nbytes and self._entries:
             freed += self._entries.popitem(last=False)[1].nbytes
+        self._account()
         return freed
 
+    def close(self) -> None:
+        """Give back the memory and the place in the budget."""
+        self.clear()
+        if self.hold is not None:
+            self.hold.release()
+
     def _shrink(self) -> None:
-        while self._entries and self.nbytes > self.memory:
+        while self._entries and (self.nbytes > self.memory or not self._account()):
             self._entries.popitem(last=False)
+        self._account()
+
+    def _account(self) -> bool:
+        """Write what is held into the budget and return whether it fits."""
+        try:
+            # Growing may make the budget ask for relief, which drops entries here: then there is less to write.
+            while self.hold is not None and self.hold.size != self.nbytes:
+                self.hold.resize(self.nbytes)
+        except WontFit:
+            return False
+        return True
 
     def _best(self, key: str, wanted: tuple[int, ...]) -> tuple[Entry | None, int]:
         best, length = None, 0
@@ -299,7 +321,10 @@ def store_key(model: Model, caching: Caching) -> str:
 def open_store(caching: Caching, folder: Path | None = None) -> KVStore:
     """Return the store that the settings ask for."""
     mib = 1 << 20
-    return KVStore(caching.cache_memory * mib, folder, caching.cache_disk * mib, caching.cache_disk_bits)
+    hold = ledger().reserve("keys and values of earlier prompts", "cache", 0)
+    store = KVStore(caching.cache_memory * mib, folder, caching.cache_disk * mib, caching.cache_disk_bits, hold=hold)
+    ledger().relief.append(("drop idle caches", store.relieve))
+    return store
 
 
 def read_cache_file(path: Path) -> tuple[list[Any], dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -210,13 +210,13 @@ def cached(ladder: Sequence[Rung]) -> frozenset[str]:
     return frozenset(r.hub for r in ladder if (cache / f"models--{r.hub.replace('/', '--')}" / "snapshots").is_dir())
 
 
-def default_model(budget: int, reader: str) -> str:
+def default_model(budget: Callable[[], int], reader: str) -> str:
     """Return the model that answers when none is named: the best balanced one that is here already, or the reader.
 
     Nothing is downloaded for it.  Takes some milliseconds where the hub's cache holds no model of the ladder.
 
     Args:
-        budget: bytes there are.
+        budget: gives the bytes there are; asked only where there is a choice.
         reader: what to fall back to.
     """
     ladder = read_ladder()
@@ -224,7 +224,7 @@ def default_model(budget: int, reader: str) -> str:
     if not here:
         return reader
     try:
-        speed = remembered().best
-        return choose(ladder, budget, speed, local=here, only_local=True, metal=backend() == "Metal").chosen.rung.hub
+        choice = choose(ladder, budget(), remembered().best, local=here, only_local=True, metal=backend() == "Metal")
     except WontFit:
         return reader
+    return choice.chosen.rung.hub

@@ -10,6 +10,7 @@ Knows nothing of prompts and generation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +22,23 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlxrag.errors import BadInput, NotFound, nearest
+from mlxrag.memory import Hold, ledger
 from mlxrag.model import hub
 from mlxrag.model.adapter import find_adapter
 from mlxrag.model.attach import resident
 from mlxrag.model.beside import advice, stop_ids
+from mlxrag.model.checkpoint import read_config
+from mlxrag.model.limits import apply_limits
 from mlxrag.model.network import build as build
 from mlxrag.model.network import load_network as load_network
 from mlxrag.model.recipe import recipe_of
+from mlxrag.model.speed import has_gpu, place
 from mlxrag.model.tokenizer import Tokenizer, load_tokenizer
 from mlxrag.settings import ModelSettings
 from mlxrag.workspace import Workspace, bundled, names, resolve
 
 READER = "reader"
+HELPS = "a smaller model, fewer bits (--q-bits 4) or a larger --memory-budget would help"
 
 
 @dataclass(eq=False)
@@ -49,6 +55,7 @@ class Model:
         tokenizer: text to ids and back.
         advice: what the model's makers advise (mlxrag.json): `num_passages`, `context`, sampling defaults.
         notes: what loading changed, such as renamed config keys.
+        hold: its bytes in the memory budget.
     """
 
     ref: str
@@ -60,6 +67,7 @@ class Model:
     tokenizer: Tokenizer
     advice: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    hold: Hold | None = None
 
     def __enter__(self) -> Model:
         return self
@@ -71,6 +79,8 @@ class Model:
         """Give back the memory; the model cannot be used afterwards."""
         self.network = None
         mx.clear_cache()
+        if self.hold is not None:
+            self.hold.release()
 
     @property
     def context(self) -> int:
@@ -116,31 +126,54 @@ def load(
         NotFound: nothing answers to `ref` (the nearest names are said), or the directory lacks weights or tokenizer.
         BadInput: weights that are no weights (Git LFS pointer, cut short, pickled), or that contradict the config.
         Mismatch: the adapter belongs to another model.
+        WontFit: the weights do not fit into the memory budget.
     """
     settings = settings or ModelSettings()
     path, name, version = locate(ref, workspace)
+    device = os.environ.get("MLXRAG_DEVICE", "auto")
+    if device != "auto":
+        place(device)
     recipe = recipe_of(settings)
     if recipe is not None and workspace is not None:
         from mlxrag.model.quick import quantized  # here, since it takes long to import
 
         path, name, version = quantized(path, name, version, recipe, workspace, settings.trust_remote_code)
         recipe = None
-    if recipe is None:
-        network, config, notes = load_network(
-            path, dtype=settings.load_dtype, trust_remote_code=settings.trust_remote_code
-        )
-    else:
-        from mlxrag.model.quick import quantize_in_memory
+    label = f"{name}@{version}" if version else name
+    hold = ledger().reserve(label, "weights", bytes_to_load(path, settings.load_dtype), helps=HELPS)
+    try:
+        if recipe is None:
+            network, config, notes = load_network(
+                path, dtype=settings.load_dtype, trust_remote_code=settings.trust_remote_code
+            )
+        else:
+            from mlxrag.model.quick import quantize_in_memory
 
-        network, config, notes = quantize_in_memory(path, recipe, settings.load_dtype, settings.trust_remote_code)
-    tokenizer = load_tokenizer(path, stop_ids(path, config), str(config.get("model_type", "")))
-    told = advice(path)
-    tokenizer.template_args = dict(told.get("template_args") or {})
-    model = Model(str(ref), name, version, path, config, network, tokenizer, told, notes)
-    if adapter:
-        placed = resident(network, name)
-        placed.use(placed.add(find_adapter(adapter, workspace)))
+            network, config, notes = quantize_in_memory(path, recipe, settings.load_dtype, settings.trust_remote_code)
+        tokenizer = load_tokenizer(path, stop_ids(path, config), str(config.get("model_type", "")))
+        told = advice(path)
+        tokenizer.template_args = dict(told.get("template_args") or {})
+        model = Model(str(ref), name, version, path, config, network, tokenizer, told, notes, hold)
+        if adapter:
+            placed = resident(network, name)
+            placed.use(placed.add(find_adapter(adapter, workspace)))
+        hold.resize(model.nbytes, helps=HELPS)
+        apply_limits(ledger())
+    except BaseException:
+        hold.release()
+        raise
     return model
+
+
+def bytes_to_load(path: Path, dtype: str) -> int:
+    """Return the bytes that a checkpoint's weights will take in memory, from the sizes of its files.
+
+    Half precision becomes float32 on a CPU unless `dtype` says otherwise, since it would be 30 times slower there.
+    """
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    half = read_config(path).get("torch_dtype", read_config(path).get("dtype")) in ("float16", "bfloat16")
+    quantized = "quantization" in read_config(path)
+    return stored * 2 if half and not quantized and dtype in ("auto", "float32") and not has_gpu() else stored
 
 
 def locate(ref: str | Path, workspace: Workspace | None = None) -> tuple[Path, str, str]:

@@ -18,8 +18,10 @@ from typing import Any
 
 from mlxrag import __version__
 from mlxrag.errors import BadInput, MlxragError
+from mlxrag.memory import ledger, parse_size
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.cache import KVStore, open_store, store_key
+from mlxrag.model.choose import default_model
 from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model, load
@@ -87,7 +89,7 @@ class System:
 
     def close(self) -> None:
         """Give back model, index and caches."""
-        self.store.clear()
+        self.store.close()
         self.model.close()
         if self.index is not None:
             self.index.close()
@@ -140,7 +142,9 @@ def open_system(settings: Settings, workspace: Workspace, given: Collection[str]
             encoder = load_encoder(encoding.encoder, workspace, encoding)
         if opened is not None and settings.retrieval.reranker:
             reranker = load_reranker(settings.retrieval.reranker, workspace)
-        ref = settings.model.model or READER
+        if settings.memory.memory_budget:
+            ledger().set_size(parse_size(settings.memory.memory_budget))
+        ref = settings.model.model or default_model(lambda: ledger().size, READER)
         model = load(ref, workspace, adapter=settings.model.adapter_path or None, settings=settings.model)
     except MlxragError:
         if opened is not None:

@@ -68,14 +68,14 @@ def test_the_default_is_the_reader_until_a_model_of_the_ladder_is_here(
 ) -> None:
     """Nothing is downloaded for a default; what is in the hub's cache counts."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert default_model(9 * 10**9, "reader") == "reader"
+    assert default_model(lambda: 9 * 10**9, "reader") == "reader"
     small = next(r for r in read_ladder() if (r.name, r.bits) == ("Qwen3-0.6B", 4))
     (tmp_path / f"models--{small.hub.replace('/', '--')}" / "snapshots").mkdir(parents=True)
     assert cached(read_ladder()) == {small.hub}
     record = Record("chip", "0", (M1_PRO,))
     monkeypatch.setattr("mlxrag.model.choose.remembered", lambda: record)
-    assert default_model(9 * 10**9, "reader") == small.hub
-    assert default_model(10**8, "reader") == "reader"
+    assert default_model(lambda: 9 * 10**9, "reader") == small.hub
+    assert default_model(lambda: 10**8, "reader") == "reader"
 
 
 def test_a_ladder_that_is_none_is_refused(tmp_path: Path) -> None:
