@@ -136,3 +136,31 @@ class Letters:
             old = self.forgets and message["role"] == "assistant" and i < len(messages) - 1
             parts.append(f"{message['role']}:{'...' if old else message['content']}<e>")
         return self.encode("<s>" + "".join(parts) + ("assistant:" if add_generation_prompt else ""))
+
+
+def write_model(folder: Path) -> Path:
+    """Write a llama of 32 dims with a tokenizer of letters as a model directory."""
+    from mlx.utils import tree_flatten
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    network = llama_toy(vocab_size=VOCABULARY * 2, hidden_size=32, intermediate_size=48, layers=2)
+    folder.mkdir(parents=True)
+    weights = dict(tree_flatten(network.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    config = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": VOCABULARY * 2,
+        "tie_word_embeddings": True, "max_position_embeddings": 512, "eos_token_id": 1,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    letters = [chr(c) for c in range(32, 127)] + ["\n"]
+    words = {w: i for i, w in enumerate(["<pad>", "<end>", "<unk>", *letters])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<pad>", "<end>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}{{ m.role }}:{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    kept = {"eos_token": "<end>", "unk_token": "<unk>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+    return folder

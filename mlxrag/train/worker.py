@@ -125,7 +125,9 @@ def _child(command: Sequence[str]) -> Generator[Step, None, int]:
         finally:
             if process.poll() is None:
                 process.terminate()
-                process.wait()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 if __name__ == "__main__":
