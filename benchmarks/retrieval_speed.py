@@ -23,7 +23,13 @@ import tempfile
 import time
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS"):
+for variable in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "LANCE_CPU_THREADS",
+):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("RUST_LOG", "error")  # LanceDB warns on every question
 
@@ -258,9 +264,15 @@ def main():
                         recall[name].append(len(truth[i] & set(found)) / K)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} to {os.getloadavg()[0]:.1f}"
-    print(f"\n{len(x)} passages, {'real' if given.vectors else 'synthetic'} vectors, {given.questions} questions; {machine}\n")
-    print("| engine | dense ms | lexical ms | hybrid ms | recall@10 | build s | disk MB |\n|---|---|---|---|---|---|---|")
+    machine = (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} to {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"\n{len(x)} passages, {'real' if given.vectors else 'synthetic'} vectors, {given.questions} questions; {machine}\n"
+    )
+    print(
+        "| engine | dense ms | lexical ms | hybrid ms | recall@10 | build s | disk MB |\n|---|---|---|---|---|---|---|"
+    )
     rows = []
     for name, fact in facts.items():
         row = {"engine": name, **fact, "recall": statistics.mean(recall[name]) if name in recall else None}
@@ -270,7 +282,9 @@ def main():
         rows.append(row)
         cells = [f"{row[kind]:.2f}" if row[kind] is not None else "" for kind in ("dense", "lexical", "hybrid")]
         recalled = f"{row['recall']:.3f}" if row["recall"] is not None else ""
-        print(f"| {name} {fact['version']} | {' | '.join(cells)} | {recalled} | {fact['build_s']} | {fact['disk_mb']} |")
+        print(
+            f"| {name} {fact['version']} | {' | '.join(cells)} | {recalled} | {fact['build_s']} | {fact['disk_mb']} |"
+        )
     if given.out:
         given.out.write_text(json.dumps({"machine": machine, "passages": len(x), "rows": rows}, indent=1) + "\n")
 
