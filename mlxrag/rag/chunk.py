@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens the encoder takes, special tokens included."""
+        """Most tokens of a text that it encodes whole, its own special tokens not counted."""
 
 
 def chunk(document: Document, chunking: Chunking, encoder: Encoder) -> list[Passage]:
@@ -50,8 +50,7 @@ def chunk(document: Document, chunking: Chunking, encoder: Encoder) -> list[Pass
         encoder: gives the tokenizer and the most tokens it takes.
     """
     tokenizer = untruncated(encoder.tokenizer)
-    most = max(encoder.max_tokens - encoder.tokenizer.num_special_tokens_to_add(False), 1)
-    limit = min(chunking.chunk_tokens, most)
+    limit = min(chunking.chunk_tokens, encoder.max_tokens)
     ruler = measure(document.text, tokenizer, limit)
     overlap = min(chunking.chunk_overlap, limit // 2)
     spans = CHUNKERS[chunking.chunker](document, ruler, overlap)

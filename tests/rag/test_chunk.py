@@ -200,7 +200,7 @@ def test_word_of_a_million_letters_is_cut() -> None:
 
 
 def test_limit_is_the_encoders_if_smaller() -> None:
-    """No passage is longer than the encoder takes, special tokens included."""
+    """No passage is longer than what the encoder takes whole."""
     tokenizer = words()
     passages = chunk(
         document_of([Piece("paragraph", "the road " * 300)]), Chunking(chunk_tokens=500), Toy(tokenizer, 20)
