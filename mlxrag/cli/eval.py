@@ -200,3 +200,74 @@ def _draw_report(artefact: Artefact, found: dict[str, Any]) -> None:
 
 def _bounds(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+@eval.command()
+@click.argument("run")
+@click.argument("other", required=False)
+@click.option(
+    "--port",
+    default=8017,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port on this machine; 0 takes a free one.",
+)
+@click.option("--num", type=click.IntRange(1), help="Vote on only this many questions, drawn with the seed.")
+@click.option(
+    "--scale",
+    "scales",
+    multiple=True,
+    help="NAME=RUBRIC, for one run (may be repeated); right, supported and useful unless given.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the orders and sides.")
+@click.option("--finish", is_flag=True, help="Do not open the page: write what was voted so far as a run, and show it.")
+@JSON
+@workspace_option
+def human(
+    run: str, other: str | None, port: int, num: int | None, scales: tuple[str, ...], seed: int, finish: bool, as_json: bool,
+    workspace: Path | None,
+) -> None:  # fmt: skip
+    """Let people vote on the answers of RUN, or on RUN against OTHER side by side, on a page of this machine.
+
+    The page is blind and needs the keyboard only; every vote is saved at once.  Stop it with Ctrl-C, and go on with the
+    same command; `--finish` writes the votes as scores, with agreement and preference strengths.
+    """
+    from mlxrag.evaluate.round import finish_round, open_round, read_scales
+    from mlxrag.workspace import open_workspace, resolve
+
+    ws = open_workspace(workspace)
+    runs = [resolve(ws, "runs", ref) for ref in ((run, other) if other else (run,))]
+    session = open_round(ws, runs, read_scales(scales), seed=seed, limit=num)
+    if not finish:
+        from mlxrag.evaluate.round import serve
+
+        serve(session, port, lambda url: show.say(f"vote at {url} (Ctrl-C stops; then add --finish to see the result)"))
+        return
+    artefact, summary = finish_round(ws, session, runs)
+    answer = _answer(artefact) | {"summary": summary}
+    show.result(answer, as_json, lambda: _draw_votes(artefact, summary))
+
+
+def _draw_votes(artefact: Artefact, found: dict[str, Any]) -> None:
+    click.echo(f"{artefact.ref}: {sum(found['votes'].values())} votes on {found['items']} questions")
+    show.table(("rater", "votes"), found["votes"].items(), right=("votes",))
+    if found["choices"]:
+        show.table(("choice", "votes"), found["choices"].items(), right=("votes",))
+    for s in found["strengths"]:
+        click.echo(
+            f"{s['system']}: log-odds {_number(s['log_odds'])} {_bounds(s['low'], s['high'])}, wins {_number(s['win_rate'])} without ties"
+        )
+    for name, (count, mean) in found["scales"].items():
+        click.echo(f"{name}: mean {mean:.2f} of 5, n {count}")
+    for name, alpha in found["alpha"].items():
+        click.echo(f"agreement on {name}: Krippendorff's alpha {_number(alpha)}")
+    for pair in found["pairs"]:
+        click.echo(
+            f"{' and '.join(pair['raters'])}: {pair['agreed']:.0%} the same of {pair['n']}, Cohen's kappa {_number(pair['kappa'])}"
+        )
+    if found["left"] is not None:
+        click.echo(f"left side chosen: {found['left']:.0%}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
