@@ -210,6 +210,6 @@ def _was_below(record: FileRecord, paths: Sequence[Path]) -> bool:
 
 def _mark(settings: Settings) -> str:
     """Return a hash of the settings that decide the passages of a file."""
-    ignored = {"read_workers", "read_seconds", "read_memory", "include", "exclude"}
+    ignored = {"read_workers", "read_seconds", "read_memory", "include", "exclude", "password"}
     facts = settings.reading.model_dump_json(exclude=ignored) + settings.chunking.model_dump_json()
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
