@@ -42,7 +42,7 @@ class Encoder(Protocol):
 def chunk(document: Document, chunking: Chunking, encoder: Encoder) -> list[Passage]:
     """Return the passages of a document, in order.
 
-    Takes about 1 s per 2 MB of text, nearly all of it the tokenizer's.
+    Time grows with the text, which is tokenized twice: whole, to cut it, and in passages, to be sure of their length.
 
     Args:
         document: any document; one without text has no passages.

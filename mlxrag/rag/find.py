@@ -6,6 +6,7 @@ its documents.  Files come in the order of their sources.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from mlxrag.errors import NotFound, nearest
 
-SKIPPED_FOLDERS = frozenset(("node_modules", "__pycache__", "__MACOSX", "site-packages", "venv", "env.bak"))
+SKIPPED_FOLDERS = frozenset(("node_modules", "__pycache__", "__MACOSX", "site-packages", "venv"))
 _SKIPPED_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 
@@ -116,7 +117,8 @@ def _walk(folder: Path, source: str, below: str, above: tuple[str, ...], reading
         return
     for name, entry in sorted(listed, key=lambda item: item[0]):
         bare = name.rstrip("/")
-        if bare.startswith(".") or bare.lower() in _SKIPPED_FILES:
+        # Office programs lock a file by a neighbour named "~$...".
+        if bare.startswith((".", "~$")) or bare.lower() in _SKIPPED_FILES:
             continue
         path, inner, relative = folder / bare, f"{source}/{_shown(bare)}", f"{below}{bare}"
         if not name.endswith("/"):
@@ -145,11 +147,7 @@ def _fault(path: Path) -> str:
     except FileNotFoundError:
         return "a link to a file that does not exist"
     except OSError as error:
-        return (
-            "a link that leads to itself"
-            if error.errno == 40 or "symbolic" in str(error)
-            else str(error.strerror).lower()
-        )
+        return "a link that leads to itself" if error.errno == errno.ELOOP else str(error.strerror).lower()
     return "" if stat.S_ISREG(mode) else "not a regular file (a pipe, socket or device)"
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,7 +130,7 @@ def _handle(request: bytes) -> bytes:
     try:
         if fault:
             raise BadInput(fault)
-        answer: dict[str, Any] = asdict(_read(Path(path), source, password, max_file_size))
+        answer = _packed(_read(Path(path), source, password, max_file_size))
     except MlxragError as error:
         answer = {"refused": str(error)}
     except MemoryError:
@@ -142,13 +142,20 @@ def _handle(request: bytes) -> bytes:
     return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def _packed(document: Document) -> dict[str, Any]:
+    """Return a document as JSON takes it; `dataclasses.asdict` would copy every block deeply."""
+    blocks = [(block.start, block.end, block.kind, block.place) for block in document.blocks]
+    whole = {field.name: getattr(document, field.name) for field in fields(document)}
+    return whole | {"blocks": blocks, "meta": dict(document.meta)}
+
+
 def _unpacked(source: str, result: bytes) -> Document | Refusal:
     answer = json.loads(result)
     if "refused" in answer:
         return Refusal(source, "refused", answer["refused"])
     if not answer["text"]:
         return Refusal(source, "empty", answer["meta"].get("note") or "holds no text")
-    return Document(**{**answer, "blocks": tuple(Block(**block) for block in answer["blocks"])})
+    return Document(**{**answer, "blocks": tuple(Block(*block) for block in answer["blocks"])})
 
 
 def _read(path: Path, source: str, password: str, max_file_size: int) -> Document:

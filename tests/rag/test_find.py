@@ -37,7 +37,14 @@ def test_sources_are_sorted_and_named_from_the_root(tmp_path: Path) -> None:
 def test_hidden_and_foreign_folders_are_passed_over(tmp_path: Path) -> None:
     """Hidden files, dependencies and virtual environments are not read, but a path given by itself is."""
     root = tree(
-        tmp_path / "docs", "ok.md", ".git/x.md", ".hidden.md", "node_modules/x.md", "env/pyvenv.cfg", "env/x.md"
+        tmp_path / "docs",
+        "ok.md",
+        "~$ok.docx",
+        ".git/x.md",
+        ".hidden.md",
+        "node_modules/x.md",
+        "env/pyvenv.cfg",
+        "env/x.md",
     )
     assert sources(root) == ["docs/ok.md"]
     assert sources(root / ".hidden.md") == ["docs/.hidden.md"]
