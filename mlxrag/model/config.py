@@ -202,7 +202,13 @@ def fill_missing(config: Config, notes: list[str]) -> None:
     if heads and width and "head_dim" in config and config["head_dim"] is None:
         put(config, notes, "head_dim", width // heads, "hidden_size")
     for key, rule in MISSING.get(str(config.get("model_type")), {}).items():
-        if config.get(key) is None and (value := rule(config)) is not None:
+        if config.get(key) is not None:
+            continue
+        try:
+            value = rule(config)
+        except (KeyError, TypeError):
+            continue  # what it follows from is missing too; the network will say so
+        if value is not None:
             put(config, notes, key, value, "what the architecture implies")
     if "dtype" in config and "torch_dtype" not in config:
         config["torch_dtype"] = config["dtype"]  # the type of the weights, no mathematics

@@ -23,7 +23,7 @@ INERT = frozenset(
     intermediate_size linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads linear_num_value_heads
     linear_value_head_dim lm_head_bias mlp_bias mlp_layer_types n_inner num_attention_heads num_experts
     num_hidden_layers num_key_value_heads num_local_experts original_max_position_embeddings per_layer_config
-    qkv_bias use_bias
+    qkv_bias shared_intermediate_size use_bias
     auto_map block_auto_adjust_ff_dim block_ffn_dim_multiplier block_multiple_of bos_token_id chunk_size
     chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id dropout dtype
     embd_pdrop embedding_dropout eod_token_id eos_token_id expand finetuning_task forced_bos_token_id
@@ -84,6 +84,8 @@ def unread(config: Mapping[str, Any], read: Collection[str]) -> tuple[str, ...]:
     found = []
     for key, value in config.items():
         if key in read or key in INERT or key.startswith("_") or value in (None, False, [], ()):
+            continue
+        if key == "num_experts_per_tok" and not (config.get("num_local_experts") or config.get("num_experts")):
             continue
         if value in HARMLESS.get(key, ()) or (key in ACTIVATION_KEYS and value in usual):
             continue
