@@ -91,7 +91,7 @@ def test_hostile_files_cost_a_row_each(tmp_path: Path) -> None:
     reasons = {name: one.reason for name, one in found.items() if isinstance(one, Refusal)}
     assert "zip bomb" in reasons["archive.epub"]
     assert reasons["deep.json"] == "nested too deeply"
-    assert reasons["line.txt"] == "line 1 has 5,000,000 characters: data, not text"
+    assert reasons["line.txt"] == "line 1 has a word of over 10,000 letters: data, not text"
     assert reasons["damaged.pdf"] == "a damaged PDF"
     assert "memory" in reasons["flood.pdf"] or "longer" in reasons["flood.pdf"]
     assert "damaged" in reasons["laughs.docx"]

@@ -417,7 +417,11 @@ def test_lines_no_person_wrote_are_refused() -> None:
     """A line of 200,000 characters and more is data, in every format of lines."""
     for kind in ("text", "markdown", "rst", "code", "csv"):
         with pytest.raises(BadInput, match="characters"):
-            read(kind, f"short\n{'a' * 300_000}\n")
+            read(kind, f"short\n{'a ' * 150_000}\n")
+    for kind in ("text", "markdown", "rst", "code"):
+        with pytest.raises(BadInput, match="line 2 has a word of over 10,000 letters"):
+            read(kind, f"short\n{'9f' * 10_000}\n")
+    assert texts("markdown", f"![a picture](data:image/png;base64,{'iVBO' * 100_000})\n\nText.\n")[-1] == "Text."
 
 
 def test_clean() -> None:

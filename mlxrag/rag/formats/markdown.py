@@ -22,6 +22,7 @@ _FRONT = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)",
 _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.*?)[\"']?\s*$", re.M)
 _LABELS = re.compile(r"^\([\w.:-]+\)=[ \t]*$", re.M)
 _ROLES = re.compile(r"\{[\w:-]+\}`([^`\n]+?)(?: ?<[^<>`\n]+>)?`")
+_EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 _COLONS = re.compile(r"^:{3,}(?:\{[\w:-]+\}[^\n]*)?[ \t]*$", re.M)
 _DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 _OPTIONS = re.compile(r"\A(?:[ \t]*:[\w-]+:[^\n]*\n)*")
@@ -36,6 +37,7 @@ def read_markdown(raw: Raw) -> Parsed:
         BadInput: binary, or a line no person wrote.
     """
     text, encoding = decode(raw.data)
+    text = _EMBEDDED.sub("data:", text)
     refuse_long_lines(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     front = _FRONT.match(text)

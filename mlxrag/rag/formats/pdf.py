@@ -224,7 +224,10 @@ def _level(group: list[Line], body: float, larger: list[float], mostly_bold: boo
 
 def _flow(group: list[Line], lines: list[Line]) -> str:
     """Join the lines of a paragraph: full lines run on, short ones (verse, tables) keep their ends."""
-    widest = max(*(line.right for line in lines), lines[0].width * 0.7)
+    rights = sorted(line.right for line in lines)
+    # Where no two other lines reach the margin, the page has short lines only.
+    justified = len(rights) > 2 and rights[-3] > rights[-1] * 0.93
+    widest = rights[-1] if justified else max(rights[-1], lines[0].width * 0.7)
     parts = []
     for line, below in zip(group, [*group[1:], None], strict=True):
         parts.append(line.text)

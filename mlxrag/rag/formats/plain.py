@@ -21,6 +21,7 @@ _CHAPTER = re.compile(
     r"(chapter|part|book|section|appendix|act|scene|kapitel|chapitre|capítulo|第.{1,5}[章節节回])\b", re.I
 )
 _NUMBERED = re.compile(r"(\d+(?:\.\d+)*)[.)]?\s+\S")
+_DATA = re.compile(r"[!-~]{10000}")
 _TITLE = re.compile(r"^\s*title:\s*(\S.*)$", re.I | re.M)
 _ENDS = ".,;:!?\"'”’»)—-…。，；：！？…"
 
@@ -45,8 +46,13 @@ def refuse_long_lines(text: str) -> None:
     """Refuse text with a line that is data rather than text.
 
     Raises:
-        BadInput: a line has more than LONGEST_LINE characters.
+        BadInput: a line has more than LONGEST_LINE characters, or a word has more than a few thousand.
     """
+    word = _DATA.search(text)
+    if word:
+        raise BadInput(
+            f"line {text.count(chr(10), 0, word.start()) + 1} has a word of over 10,000 letters: data, not text"
+        )
     if len(text) <= LONGEST_LINE:
         return
     for number, line in enumerate(text.splitlines(), 1):
