@@ -9,10 +9,9 @@ from pathlib import Path
 import mlxrag.model  # noqa: F401  # isort: skip
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from mlxrag.model.bert import Bert, shape_of
+from mlxrag.model.bert import parameters, shape_of
 
 CONFIG = {
     "model_type": "bert",
@@ -55,9 +54,9 @@ def byte_tokenizer() -> Tokenizer:
 def toy_weights(config: dict[str, object], seed: int) -> dict[str, mx.array]:
     """Random weights under Hugging Face's names."""
     weights = {}
-    for name, value in tree_flatten(Bert(shape_of(config)).parameters()):
+    for name, shape in parameters(shape_of(config)).items():
         rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-        array = rng.standard_normal(value.shape).astype(np.float32) * 0.2
+        array = rng.standard_normal(shape).astype(np.float32) * 0.2
         if "norm" in name and name.endswith("weight"):
             array += 1.0
         parts = {"": array}

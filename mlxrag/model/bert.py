@@ -2,6 +2,8 @@
 
 Knows nothing of tokenizers, pooling or files; `renamed` maps the tensor names of a Hugging Face
 checkpoint to this network's.  The three projections of an attention layer are one matrix here.
+The network is its weights and a function over them: `mlx.nn` would double the time that a search
+takes to start.
 
 Source: Devlin et al. 2019 (arXiv:1810.04805); names and layout as in transformers' `modeling_bert.py`.
 """
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlxrag.errors import BadInput
 from mlxrag.model.elementwise import attention, gelu
@@ -92,54 +93,21 @@ def shape_of(config: Mapping[str, Any], labels: int = 0) -> Shape:
         raise BadInput(f"the encoder's config.json lacks {error.args[0]!r}") from error
 
 
-class Layer(nn.Module):
-    """Attention and a two-layer perceptron, each followed by a residual sum and a norm."""
+@dataclass(frozen=True, eq=False)
+class Bert:
+    """A network that is ready to run.
 
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.heads = shape.heads
-        self.qkv = nn.Linear(shape.width, 3 * shape.width)
-        self.out = nn.Linear(shape.width, shape.width)
-        self.norm_attention = nn.LayerNorm(shape.width, eps=shape.eps)
-        self.up = nn.Linear(shape.width, shape.inner)
-        self.down = nn.Linear(shape.inner, shape.width)
-        self.norm_mlp = nn.LayerNorm(shape.width, eps=shape.eps)
+    Attributes:
+        shape: what it was built from.
+        weights: its parameters by name, as `parameters` lists them; of a quantized one also `scales` and `biases`.
+        bits: of quantized weights.
+        group_size: of quantized weights.
+    """
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        """Map `(b, t, width)` to the same shape."""
-        b, t, width = x.shape
-        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-        mixed = attention(q, k, v, mask).transpose(0, 2, 1, 3).reshape(b, t, width)
-        x = self.norm_attention(x + self.out(mixed))
-        return self.norm_mlp(x + self.down(gelu(self.up(x))))
-
-
-class Head(nn.Module):
-    """The scoring head of a cross-encoder, over the first token."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width)
-        self.out = nn.Linear(shape.width, shape.labels)
-
-    def __call__(self, first: mx.array) -> mx.array:
-        """Map `(b, width)` to `(b, labels)` logits."""
-        return self.out(mx.tanh(self.dense(first)))
-
-
-class Bert(nn.Module):
-    """Token ids to one vector per token."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.first_position = shape.first_position
-        self.words = nn.Embedding(shape.vocabulary, shape.width)
-        self.positions = nn.Embedding(shape.positions, shape.width)
-        self.types = nn.Embedding(shape.types, shape.width)
-        self.norm = nn.LayerNorm(shape.width, eps=shape.eps)
-        self.layers = [Layer(shape) for _ in range(shape.layers)]
-        if shape.labels:
-            self.head = Head(shape)
+    shape: Shape
+    weights: Mapping[str, mx.array]
+    bits: int = 0
+    group_size: int = 64
 
     def __call__(self, ids: mx.array, mask: mx.array | None = None, types: mx.array | None = None) -> mx.array:
         """Return the last hidden states.
@@ -153,13 +121,72 @@ class Bert(nn.Module):
         Returns:
             `(b, t, width)`; rows of padding hold no meaning.
         """
-        where = mx.arange(self.first_position, self.first_position + ids.shape[1])
-        x = self.words(ids) + self.positions(where)
-        x = x + (self.types(types) if types is not None else self.types(mx.array([0])))
-        x = self.norm(x)
-        for layer in self.layers:
-            x = layer(x, mask)
+        first = self.shape.first_position
+        x = self.rows("words", ids) + self.rows("positions", mx.arange(first, first + ids.shape[1]))
+        x = self.norm("norm", x + self.rows("types", mx.array([0]) if types is None else types))
+        for i in range(self.shape.layers):
+            x = self.layer(f"layers.{i}", x, mask)
         return x
+
+    def layer(self, name: str, x: mx.array, mask: mx.array | None) -> mx.array:
+        """Map `(b, t, width)` to the same: attention and a perceptron, each with a residual sum and a norm."""
+        b, t, width = x.shape
+        q, k, v = self.linear(f"{name}.qkv", x).reshape(b, t, 3, self.shape.heads, -1).transpose(2, 0, 3, 1, 4)
+        mixed = attention(q, k, v, mask).transpose(0, 2, 1, 3).reshape(b, t, width)
+        x = self.norm(f"{name}.norm_attention", x + self.linear(f"{name}.out", mixed))
+        inner = gelu(self.linear(f"{name}.up", x))
+        return self.norm(f"{name}.norm_mlp", x + self.linear(f"{name}.down", inner))
+
+    def scores(self, hidden: mx.array) -> mx.array:
+        """Map hidden states `(b, t, width)` to the logits `(b, labels)` of the head over the first token."""
+        return self.linear("head.out", mx.tanh(self.linear("head.dense", hidden[:, 0])))
+
+    def linear(self, name: str, x: mx.array) -> mx.array:
+        """Return `x` times the matrix `name`, and its bias."""
+        w, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if (scales := self.weights.get(f"{name}.scales")) is None:
+            return mx.addmm(bias, x, w.T)
+        biases = self.weights.get(f"{name}.biases")
+        return bias + mx.quantized_matmul(x, w, scales, biases, True, self.group_size, self.bits)
+
+    def rows(self, name: str, ids: mx.array) -> mx.array:
+        """Return the rows of the table `name` for some ids."""
+        w = self.weights[f"{name}.weight"][ids]
+        if (scales := self.weights.get(f"{name}.scales")) is None:
+            return w
+        return mx.dequantize(w, scales[ids], self.weights[f"{name}.biases"][ids], self.group_size, self.bits)
+
+    def norm(self, name: str, x: mx.array) -> mx.array:
+        """Return `x` normalized over its last axis, scaled and shifted."""
+        return mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.shape.eps)
+
+
+def parameters(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of a network that is not quantized."""
+    w, n = shape.width, shape.inner
+    found: dict[str, tuple[int, ...]] = {
+        "words.weight": (shape.vocabulary, w),
+        "positions.weight": (shape.positions, w),
+        "types.weight": (shape.types, w),
+    }
+    matrices = {"qkv": (3 * w, w), "out": (w, w), "up": (n, w), "down": (w, n)}
+    matrices = {f"layers.{i}.{name}": size for i in range(shape.layers) for name, size in matrices.items()}
+    if shape.labels:
+        matrices |= {"head.dense": (w, w), "head.out": (shape.labels, w)}
+    norms = ["norm", *(f"layers.{i}.{name}" for i in range(shape.layers) for name in ("norm_attention", "norm_mlp"))]
+    for name, size in matrices.items():
+        found |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
+    return found | {f"{name}.{part}": (w,) for name in norms for part in ("weight", "bias")}
+
+
+def quantized(network: Bert, bits: int, group_size: int = 64) -> Bert:
+    """Return the network with its matrices and tables in `bits` bits, but those that do not divide into groups."""
+    weights = dict(network.weights)
+    for name, value in network.weights.items():
+        if value.ndim == 2 and value.shape[1] % group_size == 0:
+            small = dict(zip(("weight", "scales", "biases"), mx.quantize(value, group_size, bits), strict=True))
+            weights |= {f"{name.removesuffix('weight')}{part}": array for part, array in small.items()}
+    return Bert(network.shape, weights, bits, group_size)
 
 
 def renamed(weights: Mapping[str, mx.array], labels: int = 0) -> dict[str, mx.array]:

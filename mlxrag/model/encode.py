@@ -10,22 +10,18 @@ Knows nothing of documents or indexes; does not import transformers.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput
-from mlxrag.model.bert import FAMILY, Bert, renamed, shape_of
+from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
-from mlxrag.model.config import normalize_config
 from mlxrag.model.encoder_files import (
     Kind,
     Pooling,
@@ -77,7 +73,6 @@ class Encoder:
     prefixes: Mapping[Kind, str]
     opening: tuple[int, ...]
     closing: tuple[int, ...]
-    network: nn.Module
     hidden: Hidden
 
 
@@ -109,7 +104,7 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
     room = limit - len(opening) - len(closing) - prefix_tokens
     if room < 16:
         raise BadInput(f"{path}: {limit} tokens leave {room} for a passage; raise encoder_max_tokens")
-    network, hidden = build(checkpoint, settings.encoder_bits)
+    hidden = build(checkpoint, settings.encoder_bits)
     facts = [pooling, prefixes, limit, settings.encoder_bits, dict(config)]
     parts = [sha256_remembered(file, workspace) for file in (*checkpoint.files, path / "tokenizer.json")]
     parts.append(json.dumps(facts, sort_keys=True, default=str))
@@ -125,13 +120,12 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
         prefixes=prefixes,
         opening=opening,
         closing=closing,
-        network=network,
         hidden=hidden,
     )
 
 
-def build(checkpoint: Checkpoint, bits: int = 0) -> tuple[nn.Module, Hidden]:
-    """Return the checkpoint's network with its weights, and the function that runs it.
+def build(checkpoint: Checkpoint, bits: int = 0) -> Hidden:
+    """Return the checkpoint's network with its weights, as a function of ids and mask.
 
     Args:
         checkpoint: a checked checkpoint, possibly quantized.
@@ -140,23 +134,41 @@ def build(checkpoint: Checkpoint, bits: int = 0) -> tuple[nn.Module, Hidden]:
     Raises:
         BadInput: an architecture that is not known, or weights that do not fit it.
     """
-    weights = read_weights(checkpoint)
-    if checkpoint.config["model_type"] in FAMILY:
-        network = Bert(shape_of(checkpoint.config))
-        hidden: Hidden = network
-        weights = renamed(weights)
-    else:
-        network = decoder(checkpoint)
-        weights = {
-            name.removeprefix("model."): value for name, value in weights.items() if not name.startswith("lm_head.")
-        }
-        hidden = lambda ids, mask: network(ids)  # noqa: E731 - causal: padding on the right is never seen
-    fill(network, checkpoint, weights)
+    if checkpoint.config["model_type"] not in FAMILY:
+        from mlxrag.model.decoder_encoder import build_decoder
+
+        return build_decoder(checkpoint, read_weights(checkpoint), bits)
+    network = build_bert(checkpoint)
     if bits:
-        nn.quantize(network, group_size=64, bits=bits, class_predicate=divisible)
-    mx.eval(network.parameters())
-    network.eval()
-    return network, hidden
+        network = quantized(network, bits)
+    mx.eval(list(network.weights.values()))
+    return network
+
+
+def build_bert(checkpoint: Checkpoint, labels: int = 0) -> Bert:
+    """Return a network of the BERT family; with `labels`, one that has a scoring head of so many outputs.
+
+    Raises:
+        BadInput: another family, or weights that do not fit config.json.
+    """
+    shape = shape_of(checkpoint.config, labels)
+    weights = renamed(read_weights(checkpoint), labels)
+    told = checkpoint.config.get("quantization") or {"bits": 0, "group_size": 64}
+    given: dict[str, tuple[int, ...]] = {}
+    for name, value in weights.items():
+        base, _, part = name.rpartition(".")
+        if f"{base}.scales" not in weights:
+            given[name] = value.shape
+        elif part in ("weight", "bias"):
+            given[name] = (value.shape[0], value.shape[1] * 32 // told["bits"]) if part == "weight" else value.shape
+    check_parameters(checkpoint.path, parameters(shape), given)
+    return Bert(shape, {name: widened(value) for name, value in weights.items()}, told["bits"], told["group_size"])
+
+
+def widened(value: mx.array) -> mx.array:
+    """Return half precision as float32 on the CPU, where MLX is 30 times slower with it."""
+    half = value.dtype in (mx.float16, mx.bfloat16)
+    return value.astype(mx.float32) if half and mx.default_device() == mx.Device(mx.cpu) else value
 
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, mx.array]:
@@ -167,51 +179,6 @@ def read_weights(checkpoint: Checkpoint) -> dict[str, mx.array]:
         assert isinstance(tensors, dict)
         weights |= tensors
     return weights
-
-
-def fill(network: nn.Module, checkpoint: Checkpoint, weights: dict[str, mx.array]) -> None:
-    """Put weights into a network, quantized where they are; half precision becomes float32 on the CPU, where it is slow.
-
-    Raises:
-        BadInput: a tensor is missing, left over or of another shape.
-    """
-    if told := checkpoint.config.get("quantization"):
-        nn.quantize(
-            network,
-            group_size=told["group_size"],
-            bits=told["bits"],
-            class_predicate=lambda name, module: f"{name}.scales" in weights,
-        )
-    if mx.default_device() == mx.Device(mx.cpu):
-        weights = {
-            name: value.astype(mx.float32) if value.dtype in (mx.float16, mx.bfloat16) else value
-            for name, value in weights.items()
-        }
-    wanted = {name: value.shape for name, value in tree_flatten(network.parameters())}
-    check_parameters(checkpoint.path, wanted, {name: value.shape for name, value in weights.items()})
-    network.load_weights(list(weights.items()))
-
-
-def decoder(checkpoint: Checkpoint) -> nn.Module:
-    """Return the trunk (without language-model head) of a decoder that mlx_lm has, with no weights yet.
-
-    Raises:
-        BadInput: mlx_lm has no such architecture.
-    """
-    kind = checkpoint.config["model_type"]
-    try:
-        module = importlib.import_module(f"mlx_lm.models.{kind}")
-    except ImportError as error:
-        raise BadInput(
-            f"{checkpoint.path}: an encoder of type {kind!r} is neither of the BERT family nor known to mlx_lm"
-        ) from error
-    config, _ = normalize_config(checkpoint.config)
-    return module.Model(module.ModelArgs.from_dict(config)).model
-
-
-def divisible(name: str, module: nn.Module) -> bool:
-    """Return whether a layer can be quantized in groups of 64."""
-    return hasattr(module, "to_quantized") and module.weight.shape[-1] % 64 == 0
 
 
 def encode(

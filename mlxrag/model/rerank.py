@@ -16,9 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput
-from mlxrag.model.bert import FAMILY, Bert, renamed, shape_of
+from mlxrag.model.bert import FAMILY, Bert
 from mlxrag.model.checkpoint import read_checkpoint
-from mlxrag.model.encode import MASKED, fill, read_weights
+from mlxrag.model.encode import MASKED, build_bert
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
 from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
@@ -53,13 +53,11 @@ def load_reranker(ref: str, workspace: Workspace) -> Reranker:
         raise BadInput(
             f"{path}: a cross-encoder of type {checkpoint.config['model_type']!r} is not one of {', '.join(FAMILY)}"
         )
-    weights = renamed(read_weights(checkpoint), labels=1)
-    if "head.out.weight" not in weights or weights["head.out.weight"].shape[0] != 1:
+    heads = ("classifier.weight", "classifier.out_proj.weight")
+    if not any(checkpoint.tensors[name].shape[0] == 1 for name in heads if name in checkpoint.tensors):
         raise BadInput(f"{path}: has no scoring head with one output, so it is no cross-encoder")
-    network = Bert(shape_of(checkpoint.config, labels=1))
-    fill(network, checkpoint, weights)
-    mx.eval(network.parameters())
-    network.eval()
+    network = build_bert(checkpoint, labels=1)
+    mx.eval(list(network.weights.values()))
     return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config))
 
 
@@ -95,7 +93,7 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
 
 def score_ids(network: Bert, ids: mx.array, mask: mx.array | None, types: mx.array) -> mx.array:
     """Return the first logit `(b,)` float32 of token ids `(b, t)` with segments `(b, t)`."""
-    return network.head(network(ids, mask, types)[:, 0])[:, 0].astype(mx.float32)
+    return network.scores(network(ids, mask, types))[:, 0].astype(mx.float32)
 
 
 def pair_ids(reranker: Reranker, question: str, text: str) -> tuple[list[int], list[int]]:
@@ -108,5 +106,5 @@ def pair_ids(reranker: Reranker, question: str, text: str) -> tuple[list[int], l
     second.truncate(min(len(second.ids), room - len(first.ids)))
     both = tokenizer.post_process(first, second)
     # RoBERTa has one segment; its tokenizer may still number two.
-    types = both.type_ids if reranker.network.types.weight.shape[0] > 1 else [0] * len(both.ids)
+    types = both.type_ids if reranker.network.shape.types > 1 else [0] * len(both.ids)
     return both.ids, types

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mlxrag.model.bert import Bert, renamed, shape_of
 from mlxrag.model.checkpoint import read_checkpoint
-from mlxrag.model.encode import build, encode, fill, load_encoder
+from mlxrag.model.encode import build, build_bert, encode, load_encoder
 from mlxrag.model.rerank import score_ids
 from mlxrag.workspace import open_workspace
 
@@ -42,7 +41,7 @@ def test_default_encoder_equals_reference(tmp_path):
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "qwen3"])
 def test_hidden_states_equal_reference(tmp_path, name):
     """Each family's last hidden states equal transformers', with and without padding."""
-    _, hidden = build(toy(tmp_path, name))
+    hidden = build(toy(tmp_path, name))
     for i, ids in enumerate(made.IDS):
         if name == "xlm-roberta" and len(ids) > 40:
             continue
@@ -58,8 +57,7 @@ def test_hidden_states_equal_reference(tmp_path, name):
 def test_cross_encoder_equals_reference(tmp_path):
     """A cross-encoder's score of a pair equals transformers'."""
     checkpoint = toy(tmp_path, "cross-bert")
-    network = Bert(shape_of(checkpoint.config, labels=1))
-    fill(network, checkpoint, renamed(mx.load(str(checkpoint.files[0])), labels=1))
+    network = build_bert(checkpoint, labels=1)
     for i, ids in enumerate(made.IDS):
         types = mx.array([[0, 0, *[1] * (len(ids) - 2)]])
         score = score_ids(network, mx.array([ids]), None, types)
