@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -178,7 +179,7 @@ def test_prose_overlaps_by_whole_sentences() -> None:
         document_of([Piece("paragraph", body)]), Chunking(chunk_tokens=40, chunk_overlap=12), ENCODERS["words"]
     )
     assert len(passages) > 3
-    for above, below in zip(passages, passages[1:], strict=False):
+    for above, below in pairwise(passages):
         shared = body[below.start : above.end]
         assert shared.startswith("Sentence number") and shared.endswith("roads.")
         assert below.text.startswith("Sentence number")
