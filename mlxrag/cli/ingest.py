@@ -40,11 +40,14 @@ def ingest(
     from mlxrag.model.encode import load_encoder
     from mlxrag.rag.index import open_index
     from mlxrag.rag.ingest import ingest as run
+    from mlxrag.rag.read import find_files
     from mlxrag.workspace import open_workspace
 
     settings = s.read(config, flags)
     ws = open_workspace(workspace)
     started = time.monotonic()
+    # Looked for first: a mistyped path must not cost the index that --rebuild throws away.
+    total = sum(1 for _ in find_files(paths, settings.reading))
     encoder = load_encoder(settings.encoding.encoder, ws, settings.encoding)
     name = settings.retrieval.index
     counted = {"indexed": 0, "unchanged": 0, "removed": 0}
@@ -52,7 +55,8 @@ def ingest(
     with open_index(
         ws, name, encoder, encoding=settings.encoding, retrieval=settings.retrieval, create=True, rebuild=rebuild
     ) as index:
-        for outcome in show.progress(run(index, encoder, paths, settings), f"Ingesting into {name}", unit="files"):
+        outcomes = run(index, encoder, paths, settings)
+        for outcome in show.progress(outcomes, f"Ingesting into {name}", total, "files"):
             if outcome.outcome in counted:
                 counted[outcome.outcome] += 1
             else:

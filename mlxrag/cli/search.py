@@ -37,9 +37,9 @@ def search(question: str, workspace: Path | None, config: Path | None, as_json: 
         if settings.retrieval.retriever != "lexical":
             from mlxrag.model.encode import load_encoder
 
-            # Unless told otherwise, a question is encoded by what the index was made with.
-            asked = "encoder" in s.given(config, flags)
-            encoding = settings.encoding if asked else index.encoding
+            # A question is encoded by what the index was made with, but for what was asked to be otherwise.
+            told = {key: value for key, value in settings.encoding if key in s.given(config, flags)}
+            encoding = index.encoding.model_copy(update=told)
             encoder = load_encoder(encoding.encoder, ws, encoding)
         if settings.retrieval.reranker:
             from mlxrag.model.rerank import load_reranker

@@ -49,7 +49,7 @@ class Encoder:
 
     Attributes:
         name: what the user called it.
-        fingerprint: hash of everything that decides its vectors; equal fingerprints give equal vectors.
+        fingerprint: hash of everything that decides the vectors of passages; an index belongs to one fingerprint.
         dimension: length of a vector.
         max_tokens: most tokens of a passage, special tokens and prefix not counted.
         max_input: most tokens of anything that is encoded; the rest is cut.
@@ -105,7 +105,8 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
     if room < 16:
         raise BadInput(f"{path}: {limit} tokens leave {room} for a passage; raise encoder_max_tokens")
     hidden = build(checkpoint, settings.encoder_bits)
-    facts = [pooling, prefixes, limit, settings.encoder_bits, dict(config)]
+    # Not the question's prefix: it may change without the passages' vectors changing.
+    facts = [pooling, prefixes.get("passage", ""), limit, settings.encoder_bits, dict(config)]
     parts = [sha256_remembered(file, workspace) for file in (*checkpoint.files, path / "tokenizer.json")]
     parts.append(json.dumps(facts, sort_keys=True, default=str))
     return Encoder(

@@ -18,6 +18,7 @@ import fcntl
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ DEAD = 0.25
 
 SPOT = re.compile(r"(^|, )(page|slide|row|cell|line|item|part) \d+$")
 """The end of a place that is a number and no heading."""
+
+LEAD = 200
+"""Characters of title and headings at most; they take room from the passage where it is as long as the encoder allows."""
 
 Accepts = Callable[[Mapping[str, str]], bool]
 
@@ -67,6 +71,7 @@ class LocalIndex:
         self._exact_below = retrieval.exact_below
         self._depth = retrieval.rescore_depth
         self._opened: tuple[int, int, str] | None = None
+        self._one_thread = threading.RLock()
         self._allowed: dict[Any, np.ndarray] = {}
         self._languages: list[str] = []
 
@@ -188,6 +193,10 @@ class LocalIndex:
 
     def _follow(self) -> None:
         """Search what is there now: cheap when nothing has changed, a catch-up when something has."""
+        with self._one_thread:
+            self._follow_alone()
+
+    def _follow_alone(self) -> None:
         if self._opened is None or self._opened[:2] != self.store.mark():
             try:
                 self.catch_up(wait=self._opened is None and not self._state())
@@ -285,7 +294,7 @@ def context(passage: Passage) -> str:
 
     Numbers of pages and lines are left out; nobody asks for them, and they would make equal texts different.
     """
-    lead = " - ".join(part for part in (passage.title, SPOT.sub("", passage.place)) if part)
+    lead = " - ".join(part for part in (passage.title, SPOT.sub("", passage.place)) if part)[:LEAD]
     return f"{lead}\n{passage.text}" if lead else passage.text
 
 

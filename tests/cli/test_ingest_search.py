@@ -130,6 +130,19 @@ def test_wrong_encoder_and_damaged_index_say_rebuild(mlxrag, docs, tmp_path):
     assert mlxrag("search", "owl")[0] == 0
 
 
+def test_a_mistyped_path_does_not_cost_the_index(mlxrag, docs, tmp_path):
+    """--rebuild throws the index away only when there is something to read."""
+    mlxrag("ingest", docs)
+    assert mlxrag("ingest", tmp_path / "dosc", "--rebuild")[0] == 1
+    assert json.loads(mlxrag("search", "owl", "--json")[1])["hits"]
+
+
+def test_the_prefix_of_a_question_may_change(mlxrag, docs):
+    """What stands before a question is not part of the index, so it may be tried out."""
+    mlxrag("ingest", docs)
+    assert mlxrag("search", "owl", "--json", "--question-prefix", "find: ")[0] == 0
+
+
 def test_snippet_is_cut_around_the_matching_words():
     """A long passage is shown where most of its matching words are."""
     text = "filler " * 100 + "the kernel and the kernel " + "filler " * 100
