@@ -39,7 +39,7 @@ INERT = frozenset(
     time_step_floor time_step_init_scheme time_step_max time_step_min time_step_scale tokenizer_class torch_dtype
     torchscript transformers_version unk_token_id use_associative_scan use_bfloat16 use_cache use_mamba_kernels
     use_mambapy use_mems use_return_dict vocab_size
-    """.split()  # noqa: SIM905 - a list of quoted words reads worse
+    """.split()
 )
 
 # Values at which it does no harm that a key is not read: what it would change is plain.

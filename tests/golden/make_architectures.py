@@ -110,7 +110,7 @@ def main() -> None:
                 arrays[f"{name}/w/{tensor}"] = scaled.astype(np.int8)
         arrays[f"{name}/config"] = np.frombuffer(json.dumps(config).encode(), np.uint8)
         arrays[f"{name}/ids"], arrays[f"{name}/logits"] = ids.numpy(), logits
-        print(name, float(np.abs(logits).max()))
+
     np.savez_compressed(Path(__file__).with_name("architectures.npz"), **arrays)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def lose_shard(folder: Path) -> None:
 
 def lose_indexed_shard(folder: Path) -> None:
     table, _ = header(folder / "model.safetensors")
-    names = {name: "model.safetensors" for name in table} | {"extra": "model-9.safetensors"}
+    names = dict.fromkeys(table, "model.safetensors") | {"extra": "model-9.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
 
 
@@ -140,7 +141,7 @@ def test_a_missing_config_or_weights_are_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="holds no weights"):
         read_checkpoint(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(NotFound, match="no config.json"):
+    with pytest.raises(NotFound, match=r"no config\.json"):
         read_checkpoint(folder)
 
 
@@ -178,10 +179,8 @@ def test_no_bytes_crash_the_reader_of_headers(tmp_path_factory: pytest.TempPathF
     """Any bytes are read as tensors or refused with BadInput."""
     file = tmp_path_factory.mktemp("x") / "model.safetensors"
     file.write_bytes(raw)
-    try:
+    with contextlib.suppress(BadInput):
         read_header(file)
-    except BadInput:
-        pass
 
 
 def gguf(
@@ -238,7 +237,7 @@ def test_a_sound_gguf_is_read_and_sent_back_to_its_source(tmp_path: Path) -> Non
     file.write_bytes(GOOD)
     found = read_gguf(file)
     assert found.metadata["general.architecture"] == "llama" and found.tensors == {"w": ("F32", (32, 2))}
-    with pytest.raises(BadInput, match="llama, 1 tensors.*safetensors checkpoint"):
+    with pytest.raises(BadInput, match=r"llama, 1 tensors.*safetensors checkpoint"):
         convert(str(file), out=tmp_path / "out")
 
 
@@ -250,10 +249,8 @@ def test_no_changed_byte_crashes_the_reader_of_gguf(
     """A sound file with any one byte changed is read or refused with BadInput."""
     file = tmp_path_factory.mktemp("x") / "model.gguf"
     file.write_bytes(GOOD[:at] + bytes([value]) + GOOD[at + 1 :])
-    try:
+    with contextlib.suppress(BadInput):
         read_gguf(file)
-    except BadInput:
-        pass
 
 
 def test_a_reference_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
