@@ -297,7 +297,7 @@ class Settings(Table):
 TABLES: dict[str, type[Table]] = {
     name: field.annotation for name, field in Settings.model_fields.items() if isinstance(field.annotation, type)
 }
-HOME: dict[str, str] = {key: table for table, cls in TABLES.items() for key in cls.model_fields}
+HOME: dict[str, str] = {key: table for table, cls in TABLES.items() for key in cls.keys}
 
 
 def read(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

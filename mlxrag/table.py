@@ -13,9 +13,9 @@ import json
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 MISSING: Any = object()
 
@@ -63,6 +63,11 @@ class Invalid(ValueError):
 
 class _Meta(type):
     @property
+    def keys(cls) -> tuple[str, ...]:
+        """The keys, in the order they are declared."""
+        return tuple(_declared(cls))
+
+    @property
     def model_fields(cls) -> dict[str, Knob]:
         """The knobs by key, in the order they are declared."""
         return _knobs(cls)
@@ -77,18 +82,17 @@ class Table(metaclass=_Meta):
 
     def __init__(self, **values: Any) -> None:
         faults: list[tuple[str, str, Any]] = []
-        knobs = _knobs(type(self))
-        for key in values:
+        for key, knob in _declared(type(self)).items():
+            object.__setattr__(self, key, knob.default)
+        # Most tables are made without values; then nobody needs to know the types.
+        knobs = _knobs(type(self)) if values else {}
+        for key, value in values.items():
             if key not in knobs:
-                faults.append((key, "there is no such key", values[key]))
-        for key, knob in knobs.items():
-            value = values.get(key, MISSING)
-            if value is MISSING:
-                object.__setattr__(self, key, knob.default)
+                faults.append((key, "there is no such key", value))
                 continue
             try:
-                checked = _fit(value, knob.annotation)
-                _limits(checked, knob)
+                checked = _fit(value, knobs[key].annotation)
+                _limits(checked, knobs[key])
             except ValueError as error:
                 faults.append((key, str(error), value))
                 continue
@@ -102,7 +106,7 @@ class Table(metaclass=_Meta):
     __delattr__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        for key in _knobs(type(self)):
+        for key in _declared(type(self)):
             yield key, getattr(self, key)
 
     def __eq__(self, other: object) -> bool:
@@ -149,17 +153,21 @@ def _remake(cls: type[Table], values: dict[str, Any]) -> Table:
 
 
 @cache
-def _knobs(cls: type) -> dict[str, Knob]:
-    """Read the declarations of a table; done when it is first used."""
-    names = dict(vars(sys.modules[cls.__module__]))
+def _declared(cls: type) -> dict[str, Knob]:
+    """Read the declarations of a table, but not their types."""
     found: dict[str, Knob] = {}
-    for key, annotation in get_type_hints(cls, names).items():
-        if get_origin(annotation) is ClassVar or key.startswith("_"):
-            continue
-        given = vars(cls).get(key)
-        knob = given if isinstance(given, Knob) else Knob(given)
-        found[key] = Knob(knob.default, knob.description, knob.ge, knob.gt, knob.le, knob.lt, annotation)
+    for key in vars(cls).get("__annotations__", {}):
+        if not key.startswith("_"):
+            given = vars(cls).get(key)
+            found[key] = given if isinstance(given, Knob) else Knob(given)
     return found
+
+
+@cache
+def _knobs(cls: type) -> dict[str, Knob]:
+    """Read the declarations of a table with their types; takes a while, so only when they are needed."""
+    types_of = get_type_hints(cls, dict(vars(sys.modules[cls.__module__])))
+    return {key: replace(knob, annotation=types_of[key]) for key, knob in _declared(cls).items()}
 
 
 def _fit(value: Any, kind: Any) -> Any:

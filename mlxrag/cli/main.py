@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -65,6 +66,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: 0 done, 1 failed, 2 misuse, 3 a gate said no, 130 interrupted."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    gc.set_threshold(50_000, 20, 100)  # importing makes many objects that stay; looking through them takes time
     try:
         cli(prog_name="mlxrag", standalone_mode=False)
     except MlxragError as error:

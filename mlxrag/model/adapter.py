@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
-from safetensors import SafetensorError, safe_open
 
 from mlxrag.errors import BadInput, Damaged, NotFound
 from mlxrag.workspace import Workspace, resolve
@@ -133,6 +132,8 @@ def load_tensors(path: Path) -> dict[str, mx.array]:
     """
     if not path.is_file():
         raise NotFound(f"{path}: is not there; the directory is no whole adapter")
+    from safetensors import SafetensorError, safe_open  # here, since a model without an adapter needs none of it
+
     try:
         with safe_open(str(path), framework="numpy") as handle:
             handle.keys()

@@ -341,16 +341,21 @@ def _tokens(
     work.fed += rest
     mx.async_eval(token, logprob)
     for step in range(1, sampling.max_tokens + 1):
-        if step < sampling.max_tokens:
+        ahead = 1 < step < sampling.max_tokens  # the first token is given out before anything else is begun
+        if ahead:
             following, following_logprob = forward(token, step)
             mx.async_eval(following, following_logprob)
         value: Any = token.item()
         score: Any = logprob.item()
-        if step < sampling.max_tokens:
+        if ahead:
             work.fed.append(value)
         yield value, score, False
         if step == sampling.max_tokens:
             return
+        if not ahead:
+            following, following_logprob = forward(token, step)
+            mx.async_eval(following, following_logprob)
+            work.fed.append(value)
         if step % 256 == 0:
             mx.clear_cache()
         token, logprob = following, following_logprob
