@@ -11,7 +11,7 @@ import click
 
 from mlxrag.cli import show
 from mlxrag.cli.options import knobs, shared, workspace_option
-from mlxrag.settings import Answering, ModelSettings, Training
+from mlxrag.settings import Answering, Memory, ModelSettings, Training
 
 if TYPE_CHECKING:
     from mlxrag.train.loop import Step
@@ -34,6 +34,7 @@ def adapter() -> None:
 @click.option("--in-process", is_flag=True, help="Do not train in a child process.")
 @knobs(Training, leave=("train_seed",))
 @knobs(Answering, only=("system_prompt",))
+@knobs(Memory, only=("memory_budget", "memory_reserve"))
 @shared
 def train(
     data: str,
@@ -60,8 +61,8 @@ def train(
     if not settings.model.model:
         raise BadInput("--model: say which model to train on: a directory, a name of the workspace, or reader")
     job = make_job(
-        ws, settings.model.model, data, name, settings.training, settings.answering, settings.model
-    )  # fmt: skip
+        ws, settings.model.model, data, name, settings.training, settings.answering, settings.model, settings.memory
+    )
     here = in_process or not alone()
     with lock(ws, f"training-{name}") if is_first() else _nothing():
         for _ in _watch(run_job(job) if here else supervise(job)):

@@ -8,6 +8,7 @@ the new values into the slots, using none writes the old ones back, so nothing o
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,11 @@ class Adapters:
     def __init__(self, network: nn.Module, base_name: str = "") -> None:
         if any("lora_a" in module for _, module in network.named_modules()):
             raise Mismatch("the network already carries adapter layers that are not ours; load the base again")
-        self.network = network
+        self.network: Any = network
         self.base_name = base_name
         self.base = fingerprint(network)
         self.active: str | None = None
-        self._modules = dict(network.named_modules())
+        self._modules = {path: module for path, module in network.named_modules() if path}
         self._slots: dict[str, list[tuple[Any, Any, Any, Any]]] = {}
         self._adapters: dict[str, Adapter] = {}
 
@@ -200,6 +201,9 @@ def resident(network: nn.Module, base_name: str = "") -> Adapters:
     found = network.__dict__.get("_resident")
     if not isinstance(found, Adapters):
         found = Adapters(network, base_name)
+        # The network holds its adapters, not the other way round: a circle would keep its memory until Python
+        # happens to look for circles.
+        found.network = weakref.proxy(network)
         # Past nn.Module's own __setattr__, which would make a parameter of it.
         object.__setattr__(network, "_resident", found)
     return found

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import mlx.core as mx
 
 from mlxrag.data.dataset import open_dataset
 from mlxrag.errors import BadInput
+from mlxrag.memory import ledger, parse_size
 from mlxrag.model.load import Model, load, locate
-from mlxrag.settings import Answering, ModelSettings, Training
+from mlxrag.settings import Answering, Memory, ModelSettings, Training
 from mlxrag.train.loop import Base, Step, train
 from mlxrag.train.report import write_report
 from mlxrag.train.tokens import Record, read_records
@@ -39,6 +40,7 @@ class Job:
         training: settings of the table `training`.
         answering: settings of the table `answering`.
         loading: settings of the table `model`.
+        memory: settings of the table `memory`.
     """
 
     workspace: str
@@ -48,6 +50,7 @@ class Job:
     training: Mapping[str, Any]
     answering: Mapping[str, Any]
     loading: Mapping[str, Any]
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -65,6 +68,7 @@ def make_job(
     training: Training,
     answering: Answering,
     loading: ModelSettings,
+    memory: Memory | None = None,
 ) -> Job:
     """Return a job whose model and data are there.
 
@@ -73,7 +77,7 @@ def make_job(
     """
     locate(model, workspace)
     _, _, ref = open_records(workspace, data)
-    said = [json.loads(table.model_dump_json()) for table in (training, answering, loading)]
+    said = [json.loads(table.model_dump_json()) for table in (training, answering, loading, memory or Memory())]
     data = ref if ref.startswith("datasets/") else str(Path(data).resolve())
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     return Job(str(workspace.root), model, data, name, *said)
@@ -114,6 +118,9 @@ def run_job(job: Job, folder: Path | None = None) -> Iterator[Step]:
     workspace = open_workspace(job.workspace)
     training, answering = Training(**job.training), Answering(**job.answering)
     records, valid, _ = open_records(workspace, job.data)
+    memory = Memory(**job.memory)
+    if memory.memory_budget:
+        ledger().set_size(parse_size(memory.memory_budget))
     with load(job.model, workspace, settings=ModelSettings(**job.loading)) as model:
         measures = None
         if training.val_questions and len(valid):
@@ -122,9 +129,11 @@ def run_job(job: Job, folder: Path | None = None) -> Iterator[Step]:
             raise BadInput(
                 f"{job.data} has no validation questions: make a valid split, or leave out --val-questions and --best-by"
             )
-        base = Base(model.network, model.tokenizer, base_ref(model))
+        base = Base(model.network, model.tokenizer, base_ref(model), model.config)
+        room = ledger().free() + model.nbytes
+        target = folder or job.folder
         yield from train(
-            base, records, training, folder or job.folder, valid=valid, answering=answering, measures=measures
+            base, records, training, target, valid=valid, answering=answering, measures=measures, budget=room
         )
 
 

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mlx.nn.utils import average_gradients
 from mlx.utils import tree_map
 
 from mlxrag.errors import BadInput
+from mlxrag.memory import ledger
 from mlxrag.model.attach import random_key, resident
 from mlxrag.settings import Answering, Training
 from mlxrag.train.batches import Batches, Store, write_store
@@ -32,9 +33,11 @@ from mlxrag.train.layers import trainable, weights_of, write_adapter
 from mlxrag.train.loss import Batch, How, batch_loss
 from mlxrag.train.optimize import make_optimizer
 from mlxrag.train.parts import first_trained, hidden, sound
+from mlxrag.train.plan import fit, need, sizes
 from mlxrag.train.shared import can_share, shared_trunk
 from mlxrag.train.state import Progress, load_state, newest_state, save_state
 from mlxrag.train.tokens import Encodes, Record, rows
+from mlxrag.workspace import write_json
 
 Measures = Callable[[], Mapping[str, float]]
 
@@ -70,11 +73,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What is trained on: a network and its tokenizer, and how records say which base they mean."""
+    """What is trained on.
+
+    Attributes:
+        network: the base.
+        tokenizer: its tokenizer.
+        name: how records call it.
+        config: its config.json; without one the memory cannot be planned.
+    """
 
     network: nn.Module
     tokenizer: Encodes
     name: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -86,6 +97,7 @@ def train(
     valid: Sequence[Record] = (),
     answering: Answering | None = None,
     measures: Measures | None = None,
+    budget: int | None = None,
     compiled: bool | None = None,
 ) -> Iterator[Step]:
     """Train an adapter and leave it in `folder/adapter`, with the best weights by what `best_by` says.
@@ -101,6 +113,7 @@ def train(
         valid: what to validate on.
         answering: the instruction in the prompts.
         measures: answers the validation questions with the network as it is, and scores them; for `best_by`.
+        budget: bytes that base and training may take together; smaller settings are taken where it needs more.
         compiled: compile the step; unless given, on a GPU only.  On a CPU it gains nothing (0.99 to 1.08 times) and
             every new shape waits for a C++ compiler.
 
@@ -110,6 +123,7 @@ def train(
     Raises:
         BadInput: nothing to learn in the records, a setting that this base does not take, or a loss that is no number.
         Mismatch: the folder holds the states of another run.
+        WontFit: not even the smallest settings fit the budget.
     """
     group = mx.distributed.init()
     answering = answering or Answering()
@@ -119,12 +133,36 @@ def train(
     if not len(store):
         raise BadInput(f"there is nothing to learn in the training data: {reasons(store)}")
     checked = write_store(folder / name / "valid", rows(valid, base.tokenizer, training, answering))
+    changed: list[str] = []
     with ExitStack() as stack:
+        if budget is not None and base.config:
+            training, changed, step_bytes = planned(base, training, folder, int(store.index["length"].max()), budget)
+            stack.enter_context(ledger().reserve("training", "training", step_bytes))
         fingerprint = resident(base.network, base.name).base
         keys = stack.enter_context(trainable(base.network, training))
         run = _Run(base, training, folder, store, checked, group, keys, fingerprint, measures)
         run.compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
+        if changed:
+            run.notes.insert(0, f"to fit into {budget or 0:,} bytes of memory it takes {' '.join(changed)}")
         yield from run.steps()
+
+
+def planned(base: Base, training: Training, folder: Path, longest: int, budget: int) -> tuple[Training, list[str], int]:
+    """Return settings that fit, what was changed, and the bytes that training takes besides the weights.
+
+    A run that goes on keeps what was chosen when it began, whatever the machine has free by now.
+    """
+    file = folder / "plan.json"
+    asked = json.loads(training.model_dump_json())
+    found = sizes(base.network, base.config, training, longest)
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["asked"] == asked:
+            chosen = Training(**kept["chosen"])
+            return chosen, kept["changed"], need(found, chosen).peak - found.weights
+    chosen, changed = fit(found, training, budget)
+    write_json(file, {"asked": asked, "chosen": json.loads(chosen.model_dump_json()), "changed": changed})
+    return chosen, changed, need(found, chosen).peak - found.weights
 
 
 def reasons(store: Store) -> str:

@@ -22,6 +22,7 @@ from mlxrag.errors import MlxragError, WontFit
 from mlxrag.settings import Training
 from mlxrag.train.job import Job, run_job
 from mlxrag.train.loop import Step
+from mlxrag.train.plan import notch
 from mlxrag.train.state import adopt
 from mlxrag.workspace import write_json
 
@@ -67,25 +68,6 @@ def supervise(job: Job, child: Sequence[str] = CHILD) -> Iterator[Step]:
         said = {**said, "training": json.loads(training.model_dump_json())}
         adopt(folder, factor)
         yield Step(0, training.iters, note=f"ran out of memory; goes on from the last state with {what}")
-
-
-def notch(training: Training) -> tuple[Training, int, str] | None:
-    """Return settings that take less memory, how many batches now make one, and what changed; None at the end."""
-    if training.batch_size > 1:
-        factor = 2 if training.batch_size % 2 == 0 else training.batch_size
-        counts = ("iters", "steps_per_eval", "save_every", "grad_accumulation_steps", "steps_per_report")
-        more = {name: getattr(training, name) * factor for name in counts}
-        size = training.batch_size // factor
-        less = training.model_copy(update={"batch_size": size, **more})
-        return less, factor, f"--batch-size {size} --grad-accumulation-steps {less.grad_accumulation_steps}"
-    if not training.grad_checkpoint:
-        return training.model_copy(update={"grad_checkpoint": True}), 1, "--grad-checkpoint"
-    if not training.logits_chunk or training.logits_chunk > 128:
-        return training.model_copy(update={"logits_chunk": 128}), 1, "--logits-chunk 128"
-    if training.max_seq_length > 256:
-        half = training.max_seq_length // 2
-        return training.model_copy(update={"max_seq_length": half}), 1, f"--max-seq-length {half}"
-    return None
 
 
 def main(path: str, folder: str) -> int:

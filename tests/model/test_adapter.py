@@ -99,6 +99,17 @@ def test_a_full_adapter_replaces_parameters_and_gives_them_back(tmp_path: Path) 
     assert mx.array_equal(network(WORDS), plain).item()
 
 
+def test_a_network_with_adapters_is_let_go_of_with_its_last_reference(folders: dict[str, Path]) -> None:
+    """No circle of references keeps its memory."""
+    import weakref
+
+    network = llama_toy()
+    attach(network, folders["c"])
+    gone = weakref.ref(network)
+    del network
+    assert gone() is None
+
+
 def test_dropping_one_in_use_takes_it_off_and_its_name_is_gone(folders: dict[str, Path]) -> None:
     """Memory is let go of by name; the nearest name is told for a typo."""
     network = llama_toy()

@@ -16,7 +16,8 @@ from mlxrag.model.attach import attach
 from mlxrag.model.load import load
 from mlxrag.settings import Answering, ModelSettings, Training
 from mlxrag.train.job import Job, finish_job, make_job, read_steps
-from mlxrag.train.worker import notch, supervise
+from mlxrag.train.plan import notch
+from mlxrag.train.worker import supervise
 from mlxrag.workspace import lineage, open_workspace, resolve
 from tests.toys import write_model
 
