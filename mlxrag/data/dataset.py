@@ -76,7 +76,7 @@ class Dataset:
     def splits(self) -> Iterator[tuple[str, Example]]:
         """Yield (split, example) for every example."""
         for name in self.counts:
-            for example in self.split(name):
+            for example in Split(self.artefact.path / f"{name}.arrow"):
                 yield name, example
 
     def __len__(self) -> int:

@@ -123,7 +123,8 @@ def from_columns(row: Mapping[str, Any], place: str, source: str) -> Item:
 def _read_squad(path: Path) -> Iterator[Item]:
     """SQuAD 1.1 and 2.0; a document is an article, its paragraphs joined by an empty line."""
     try:
-        articles = json.loads(_open(path).read())["data"]
+        with _open(path) as file:
+            articles = json.load(file)["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: is not a SQuAD file: {error}") from error
     for a, article in enumerate(articles):
@@ -193,7 +194,7 @@ def _read_csv(path: Path) -> Iterator[Item]:
                 else:
                     yield from_columns({k: _cell(k, v) for k, v in row.items()}, place, path.name.split(".")[0])
         except csv.Error as error:
-            yield BadRow(f"{path.name}:{reader.line_num}", f"not CSV from here on: {error}")
+            yield BadRow(f"{path.name}:{reader.line_num + 1}", f"not CSV from here on: {error}")
 
 
 def _read_jsonl(path: Path) -> Iterator[Item]:

@@ -29,14 +29,14 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()), ("question", pa.string()), ("answers", TEXTS), ("passages", pa.list_(PASSAGE)),
         ("answerable", pa.bool_()), ("source", pa.string()), ("tags", TEXTS), ("history", pa.list_(TEXTS)),
-        ("evidence", TEXTS), ("gates", pa.map_(pa.string(), pa.string())),
+        ("evidence", TEXTS), ("gates", pa.list_(TEXTS)),
     ]
 )  # fmt: skip
 
 
 def table_row(example: Example) -> dict[str, Any]:
     """Return an example as Arrow takes it."""
-    return {**to_row(example), "gates": list(example.gates.items())}
+    return {**to_row(example), "gates": [list(pair) for pair in example.gates.items()]}
 
 
 def write_split(path: Path, examples: Iterable[Example]) -> int:
@@ -59,7 +59,7 @@ class SplitWriter:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append an example as `to_row` returns it."""
-        self._batch.append({**row, "gates": list(row["gates"].items())})
+        self._batch.append({**row, "gates": [list(pair) for pair in row["gates"].items()]})
         self.count += 1
         if len(self._batch) == BATCH:
             self._flush()
