@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlxrag.cli.ask import LEFT_OUT, draw, remark
 from mlxrag.cli.options import knobs, shared
 from mlxrag.settings import Answering, Caching, Encoding, ModelSettings, Retrieval, Sampling
+
+if TYPE_CHECKING:
+    from mlxrag.rag.system import System
+    from mlxrag.workspace import Workspace
 
 HELP = "Ask; /new begins anew, /quit or an end of file ends."
 
@@ -36,9 +40,10 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
     from mlxrag.rag.system import open_system, stream_answer
     from mlxrag.workspace import open_workspace
 
-    settings = s.read(config, flags)
+    settings, ws = s.read(config, flags), open_workspace(workspace)
     history: list[Turn] = []
-    with open_system(settings, open_workspace(workspace), s.given(config, flags)) as system:
+    failed = ""
+    with open_system(settings, ws, s.given(config, flags)) as system:
         remark(system, settings.model.model)
         if sys.stdin.isatty():
             show.say(HELP)
@@ -50,6 +55,7 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
                 continue
             if not question:
                 continue
+            failed = _renew(system, ws, failed)
             try:
                 for part in stream_answer(system, question, history):
                     if isinstance(part, Answer):
@@ -63,6 +69,23 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
                         click.echo(part, nl=False)
             except MlxragError as error:
                 show.say(f"mlxrag: {error}")
+
+
+def _renew(system: System, workspace: Workspace, failed: str) -> str:
+    """Take up the version that is in use now, if `mlxrag model use` moved it; return the version that cannot be loaded."""
+    from mlxrag.cli import show
+    from mlxrag.errors import MlxragError
+    from mlxrag.model.swap import moved
+    from mlxrag.rag.renew import renew
+
+    wanted = moved(system.model, workspace)
+    try:
+        if renew(system, workspace, failed):
+            show.say(f"{wanted} answers now.")
+    except MlxragError as error:
+        show.say(f"mlxrag: {error}; {system.model_name} answers on")
+        return wanted or ""
+    return failed
 
 
 def _read() -> str | None:
