@@ -228,7 +228,7 @@ class Store:
         found = self._all("SELECT row FROM removed WHERE number > ? ORDER BY number", (after,))
         return np.array([row for (row,) in found], np.int64)
 
-    def rows_with_vectors(self, after: int, size: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def rows_with_vectors(self, after: int, size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows above `after` `(n,)` int64 and their vectors `(n, d)` float16, in order of rows, `size` at a time."""
         while True:
             found = self._all(
@@ -244,7 +244,7 @@ class Store:
                 np.frombuffer(b"".join(v for _, v in found), "<f2").reshape(len(found), -1),
             )
 
-    def passages_after(self, row: int, size: int = 4096) -> Iterator[tuple[int, Passage, str]]:
+    def passages_after(self, row: int, size: int = 256) -> Iterator[tuple[int, Passage, str]]:
         """Yield rows above `row` with their passage and its document's language, in order, `size` at a time."""
         query = PASSAGE.replace("SELECT", "SELECT json_extract(d.meta, '$.language'),")
         while found := self._all(f"{query} WHERE p.row > ? ORDER BY p.row LIMIT ?", (row, size)):

@@ -270,3 +270,30 @@ def test_full_disk_while_deriving(ws, encoder, docs, monkeypatch):
             run(ws, encoder, docs)
     with open_index(ws, encoder=encoder) as index:
         assert retrieve(index, encoder, "owl", Retrieval(retriever="lexical"))[0].passage.source == "docs/deep/owl.txt"
+
+
+def test_memory_does_not_grow_with_the_corpus(ws, encoder, monkeypatch):
+    """Three times the documents take no more memory at once: they pass through in groups."""
+    import tracemalloc
+
+    from mlxrag.rag.document import Document, document_id
+
+    monkeypatch.setattr(module, "TOGETHER", 16)
+    monkeypatch.setattr(module, "encode", lambda e, texts, *a: np.ones((len(texts), 64), np.float32) / 8)
+
+    def documents(n):
+        for i in range(n):
+            text = f"number {i} " + "some words of a document " * 40
+            yield Document(document_id(f"d/{i}", text), f"d/{i}", "", text, "", (), {"language": "en"})
+
+    def peak(n):
+        with open_index(ws, f"of-{n}", encoder, create=True) as index:
+            tracemalloc.start()
+            for _ in module.add_documents(index, encoder, documents(n), SETTINGS, whole=True):
+                pass
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return most
+
+    peak(16)
+    assert peak(900) < 1.3 * peak(300)
