@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mlxrag.cli import show
-from mlxrag.cli.data import data, fractions, made_answer
-from mlxrag.cli.options import knobs, shared
+from mlxrag.cli.data import JSON, data, fractions, made_answer
+from mlxrag.cli.options import knobs, shared, workspace_option
 from mlxrag.settings import Making, ModelSettings, Retrieval
 
 
@@ -72,3 +72,191 @@ def make(name: str, shares: str, workspace: Path | None, config: Path | None, as
         click.echo(f"{dataset.ref}: {', '.join(f'{n} {c}' for n, c in dataset.counts.items())}")
 
     show.result(answer, as_json, draw)
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--name", help="What to call the result; the same name unless given.")
+@click.option(
+    "--near",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0.5, 1.0),
+    help="Similarity from which a question is repeated.",
+)
+@click.option("--passages/--no-passages", default=True, help="Also clean the passages.  [default: passages]")
+@JSON
+@workspace_option
+def clean(dataset: str, name: str | None, near: float, passages: bool, as_json: bool, workspace: Path | None) -> None:
+    """Repair encodings and spaces, take out boilerplate and repeated questions, flag personal data."""
+    from mlxrag.data import clean as room
+    from mlxrag.data.dataset import freeze, open_dataset
+    from mlxrag.data.example import BadRow
+    from mlxrag.workspace import open_workspace
+
+    ws = open_workspace(workspace)
+    opened = open_dataset(ws, dataset)
+    lines = room.boilerplate_of(opened.split()) if passages else frozenset()
+    done: list[room.Cleaned] = []
+    items: list[tuple[str, Any]] = []
+    # Split by split, so that a repeated question is dropped within one and reported across by `audit`.
+    for split in opened.counts:
+        rows = (e for s, e in opened.splits() if s == split)
+        for one in room.clean(
+            show.progress(rows, split, opened.counts[split]), boilerplate=lines, near=near, passages=passages
+        ):
+            done.append(one)
+            items.append((split, one.after or BadRow(one.before.id, one.reason)))
+    counts = dict(room.tally(done))
+    made = freeze(
+        ws,
+        name or opened.name,
+        items,
+        inputs=[opened.ref],
+        settings={"near": near, "passages": passages},
+        notes={"cleaned": counts},
+    )
+    answer = made_answer(made) | {"cleaned": counts, "boilerplate": sorted(lines)}
+
+    def draw() -> None:
+        show.table(("what", "times"), counts.items(), right=("times",))
+        click.echo(f"{made.ref}: {', '.join(f'{n} {c}' for n, c in made.counts.items())}")
+
+    show.result(answer, as_json, draw)
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--name", help="What to call the result; the same name unless given.")
+@click.option(
+    "--by",
+    "names",
+    multiple=True,
+    help="typos, case, forms, distractors, order, unanswerable, follow_up, or paraphrase with --model (may be repeated).",
+)
+@click.option(
+    "--split",
+    "split_name",
+    default="train",
+    show_default=True,
+    help="The split to augment; the others are kept as they are.",
+)
+@click.option("--seed", default=0, show_default=True, help="Another seed draws otherwise.")
+@click.option(
+    "--share",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the examples each augmenter is tried on.",
+)
+@click.option("--check", is_flag=True, help="Keep only what the model answers rightly.")
+@knobs(ModelSettings)
+@shared
+def augment(
+    dataset: str, name: str | None, names: tuple[str, ...], split_name: str, seed: int, share: float, check: bool, workspace: Path | None,
+    config: Path | None, as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Make more of the training examples of DATASET, and say what was multiplied and what was dropped."""
+    from mlxrag import settings as s
+    from mlxrag.data import augment as room
+    from mlxrag.data.dataset import freeze, open_dataset
+    from mlxrag.data.example import BadRow
+    from mlxrag.errors import BadInput, nearest
+    from mlxrag.workspace import open_workspace
+
+    known = [*room.AUGMENTERS, "paraphrase"]
+    for wanted in names:
+        if wanted not in known:
+            raise BadInput(f"no augmenter {wanted!r}{nearest(wanted, known)}; there are {', '.join(known)}")
+    ws = open_workspace(workspace)
+    settings = s.read(config, flags)
+    opened = open_dataset(ws, dataset)
+    split_name = split_name if split_name in opened.counts else "all"
+    chosen = names or tuple(room.AUGMENTERS)
+    extra, checker, system = {}, None, None
+    if check or "paraphrase" in chosen:
+        from mlxrag.data.round_trip import paraphrase, read_again
+        from mlxrag.rag.system import open_system
+
+        system = open_system(settings, ws, s.given(config, flags), index=False)
+        extra["paraphrase"] = paraphrase(system.model)
+        if check:
+            checker = lambda candidates: [(v.passed, v.note) for v in read_again(system, candidates, settings.making)]  # noqa: E731
+    rows = (e for where, e in opened.splits() if where == split_name)
+    made = list(
+        show.progress(room.augment(rows, chosen, seed=seed, share=share, extra=extra, check=checker), "augmenting")
+    )
+    if system is not None:
+        system.close()
+    items: list[tuple[str, Any]] = list(opened.splits())
+    items += [(split_name, BadRow(f"{a.by} of {a.of}", a.refused) if a.refused else a.example) for a in made]
+    counts = room.tally(made)
+    result = freeze(
+        ws, name or opened.name, items, inputs=[opened.ref], settings={"by": list(chosen), "seed": seed, "share": share, "split": split_name, "check": check},
+        notes={"augmented": {by: {"made": m, "kept": k, "dropped": why} for by, (m, k, why) in counts.items()}},
+    )  # fmt: skip
+    answer = made_answer(result) | {
+        "augmented": {by: {"made": m, "kept": k, "dropped": why} for by, (m, k, why) in counts.items()}
+    }
+
+    def draw() -> None:
+        cells = [
+            (by, m, k, "; ".join(f"{why}: {n}" for why, n in dropped.items())) for by, (m, k, dropped) in counts.items()
+        ]
+        show.table(("by", "made", "kept", "dropped"), cells, right=("made", "kept"))
+        click.echo(f"{result.ref}: {', '.join(f'{n} {c}' for n, c in result.counts.items())} (before: {len(opened)})")
+
+    show.result(answer, as_json, draw)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", required=True, help="What to call the dataset.")
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML with title, attributes and rows; made-up devices unless given.",
+)
+@click.option("--rows", default=20, show_default=True, type=click.IntRange(1), help="Made-up devices.")
+@click.option(
+    "--missing",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of facts that no document says.",
+)
+@click.option("--seed", default=0, show_default=True, help="Another seed draws otherwise.")
+@JSON
+@workspace_option
+def synthetic(
+    folder: Path,
+    name: str,
+    schema: Path | None,
+    rows: int,
+    missing: float,
+    seed: int,
+    as_json: bool,
+    workspace: Path | None,
+) -> None:
+    """Write documents from a table of facts into FOLDER, and a dataset of questions whose truth is known."""
+    from mlxrag.data import synthetic as room
+    from mlxrag.data.dataset import freeze
+    from mlxrag.errors import BadInput
+    from mlxrag.workspace import open_workspace
+
+    made = room.write(room.read_schema(schema) if schema else room.gadgets(rows, seed, missing), seed)
+    try:
+        paths = room.write_documents(made, folder)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written: {error.strerror}") from error
+    source = f"file:{schema}" if schema else "synthetic:gadgets"
+    result = freeze(
+        open_workspace(workspace), name, (("all", e) for e in made.examples), inputs=[source],
+        settings={"rows": rows, "missing": missing, "seed": seed},
+    )  # fmt: skip
+    answer = made_answer(result) | {"documents": [str(p) for p in paths]}
+    show.result(
+        answer,
+        as_json,
+        lambda: click.echo(f"{len(paths)} documents in {folder}; {result.ref}: {len(result)} questions"),
+    )

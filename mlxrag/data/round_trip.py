@@ -6,18 +6,24 @@ model knows by heart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mlxrag.data.candidate import Candidate
+from mlxrag.data.example import Example, example
 from mlxrag.data.gates import Verdict, is_named, is_right
+from mlxrag.data.words import normal
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.generate import Request
+from mlxrag.model.load import Model
 from mlxrag.rag.answer import is_refusal, messages
 from mlxrag.rag.document import Hit
 from mlxrag.rag.retrieve import retrieve_many
 from mlxrag.rag.system import Asked, System, ask_many
-from mlxrag.settings import Answering, Making
+from mlxrag.settings import Answering, Making, Sampling
 
 CLOSED_BOOK = Answering(system_prompt="Answer the question in a few words.")
 LOOKALIKES = 3
@@ -89,3 +95,20 @@ def known_already(system: System, candidates: Sequence[Candidate], making: Makin
         right = right and "comparison" not in candidate.tags
         verdicts.append(Verdict(not right, f"f1 {f1:.2f}" + (f", knew {texts[i][:60]!r}" if right else "")))
     return verdicts
+
+
+def paraphrase(model: Model) -> Callable[[Example, random.Random, Any], Iterator[Example]]:
+    """Return an augmenter: the model asks the question in other words; a copy, or what is no question, is left out."""
+
+    def augmenter(one: Example, rng: random.Random, others: Any) -> Iterator[Example]:
+        text = f"Ask the same question in other words. Keep all names and numbers. Reply with the question only.\n\nQuestion: {one.question}"
+        ids = model.tokenizer.prompt([{"role": "user", "content": text}])
+        request = Request("0", tuple(ids), 48, seed=rng.randrange(1 << 30))
+        for completion in complete_batch(model, [request], Sampling(max_tokens=48, temp=0.7, top_p=0.9)):
+            said = completion.text.strip().split("\n")[0].removeprefix("Question:").strip()
+            names = re.findall(r"\b[A-Z][a-z]+\b|\d[\d.,]*", one.question[1:])
+            if said.endswith("?") and normal(said) != normal(one.question) and all(n in said for n in names):
+                yield example(said, one.answers, one.passages, f"augment:paraphrase:{one.id}", answerable=one.answerable,
+                              tags=(*one.tags, "paraphrase", "augmented"), history=one.history, evidence=one.evidence)  # fmt: skip
+
+    return augmenter
