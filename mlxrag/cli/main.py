@@ -68,7 +68,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     gc.set_threshold(50_000, 20, 100)  # importing makes many objects that stay; looking through them takes time
     try:
-        cli(prog_name="mlxrag", standalone_mode=False)
+        # Outside its standalone mode click returns the code of an Exit instead of raising it.
+        code = cli(prog_name="mlxrag", standalone_mode=False)
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except MlxragError as error:
         click.echo(f"mlxrag: {error}", err=True)
         sys.exit(1)
