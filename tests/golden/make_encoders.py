@@ -81,7 +81,11 @@ def main():
         settings = AutoConfig.for_model(**config)
         kind = AutoModelForSequenceClassification if "num_labels" in config else AutoModel
         model = kind.from_config(settings).eval()
-        state = {key: value for key, value in model.state_dict().items() if "position_ids" not in key and "token_type_ids" not in key}
+        state = {
+            key: value
+            for key, value in model.state_dict().items()
+            if "position_ids" not in key and "token_type_ids" not in key
+        }
         shapes[name] = {key: list(value.shape) for key, value in state.items()}
         model.load_state_dict({k: torch.tensor(v) for k, v in toy_weights(shapes[name]).items()}, strict=False)
         for i, ids in enumerate(IDS):
