@@ -11,7 +11,7 @@ import click
 
 from mlxrag.cli import show
 from mlxrag.cli.options import knobs, shared, workspace_option
-from mlxrag.settings import Answering, Memory, ModelSettings, Training
+from mlxrag.settings import Answering, ModelSettings, Training
 
 if TYPE_CHECKING:
     from mlxrag.train.loop import Step
@@ -34,7 +34,6 @@ def adapter() -> None:
 @click.option("--in-process", is_flag=True, help="Do not train in a child process.")
 @knobs(Training, leave=("train_seed",))
 @knobs(Answering, only=("system_prompt",))
-@knobs(Memory, only=("memory_budget", "memory_reserve"))
 @shared
 def train(
     data: str,

@@ -33,11 +33,10 @@ from mlxrag.train.layers import trainable, weights_of, write_adapter
 from mlxrag.train.loss import Batch, How, batch_loss
 from mlxrag.train.optimize import make_optimizer
 from mlxrag.train.parts import first_trained, hidden, sound
-from mlxrag.train.plan import fit, need, sizes
+from mlxrag.train.plan import planned
 from mlxrag.train.shared import can_share, shared_trunk
 from mlxrag.train.state import Progress, load_state, newest_state, save_state
 from mlxrag.train.tokens import Encodes, Record, rows
-from mlxrag.workspace import write_json
 
 Measures = Callable[[], Mapping[str, float]]
 
@@ -136,7 +135,7 @@ def train(
     changed: list[str] = []
     with ExitStack() as stack:
         if budget is not None and base.config:
-            training, changed, step_bytes = planned(base, training, folder, int(store.index["length"].max()), budget)
+            training, changed, step_bytes = planned(base.network, base.config, training, folder, store, budget)
             stack.enter_context(ledger().reserve("training", "training", step_bytes))
         fingerprint = resident(base.network, base.name).base
         keys = stack.enter_context(trainable(base.network, training))
@@ -145,24 +144,6 @@ def train(
         if changed:
             run.notes.insert(0, f"to fit into {budget or 0:,} bytes of memory it takes {' '.join(changed)}")
         yield from run.steps()
-
-
-def planned(base: Base, training: Training, folder: Path, longest: int, budget: int) -> tuple[Training, list[str], int]:
-    """Return settings that fit, what was changed, and the bytes that training takes besides the weights.
-
-    A run that goes on keeps what was chosen when it began, whatever the machine has free by now.
-    """
-    file = folder / "plan.json"
-    asked = json.loads(training.model_dump_json())
-    found = sizes(base.network, base.config, training, longest)
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["asked"] == asked:
-            chosen = Training(**kept["chosen"])
-            return chosen, kept["changed"], need(found, chosen).peak - found.weights
-    chosen, changed = fit(found, training, budget)
-    write_json(file, {"asked": asked, "chosen": json.loads(chosen.model_dump_json()), "changed": changed})
-    return chosen, changed, need(found, chosen).peak - found.weights
 
 
 def reasons(store: Store) -> str:

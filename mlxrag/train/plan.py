@@ -8,8 +8,10 @@ an estimate too low ends a process, one too high costs a little speed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -19,7 +21,10 @@ from mlxrag.errors import WontFit
 from mlxrag.model.attach import adaptable, shapes
 from mlxrag.model.predict import Shape, read_shape
 from mlxrag.settings import Training
+from mlxrag.train.batches import Store, plan
 from mlxrag.train.layers import layer_keys
+from mlxrag.train.shared import can_share
+from mlxrag.workspace import write_json
 
 # Arrays alive at the peak, in units of their size: attention scores, residual stream, MLP, queries with keys; inputs kept
 # of each block that is computed again; logits; and trained weights (gradient, clipped gradient, new moments).
@@ -61,6 +66,7 @@ class Sizes:
         weights: bytes of the base.
         trained: elements that are trained, by how many of the last blocks are.
         longest: tokens of the longest row.
+        load: tokens, and pairs of tokens that attend to one another, of the largest batch under some settings.
     """
 
     shape: Shape
@@ -68,10 +74,58 @@ class Sizes:
     weights: int
     trained: Mapping[int, int]
     longest: int
+    load: Callable[[Training], tuple[int, int]]
 
 
-def sizes(network: nn.Module, config: Mapping[str, Any], training: Training, longest: int) -> Sizes:
+def whole_rows(longest: int) -> Callable[[Training], tuple[int, int]]:
+    """Return the load of batches whose rows are all of the longest and share nothing."""
+
+    def load(training: Training) -> tuple[int, int]:
+        length = min(longest, training.max_seq_length)
+        return training.batch_size * length, training.batch_size * length * length
+
+    return load
+
+
+def real_batches(store: Store, shared: bool, look: int = 50) -> Callable[[Training], tuple[int, int]]:
+    """Return the load of the batches that will really be made of these rows, passages that are shared counted once.
+
+    Args:
+        store: the rows.
+        shared: whether passages are run once for the rows over them.
+        look: how many of the longest batches of either kind are looked at.
+    """
+
+    def load(training: Training) -> tuple[int, int]:
+        plans = plan(store, training.batch_size, shared)
+        with_context = [p for p in plans if p.context]
+        most_tokens = most_pairs = 0
+        for p in with_context[:look] + [p for p in plans if not p.context][:look]:
+            longest = min(int(store.index["length"][list(p.rows)].max()), training.max_seq_length)
+            context = min(p.context, longest)
+            groups, rows, own = len(set(p.groups)), len(p.rows), longest - context
+            most_tokens = max(most_tokens, groups * context + rows * own)
+            most_pairs = max(most_pairs, groups * context**2 + rows * own * longest)
+        return most_tokens, most_pairs
+
+    return load
+
+
+def sizes(
+    network: nn.Module,
+    config: Mapping[str, Any],
+    training: Training,
+    longest: int,
+    load: Callable[[Training], tuple[int, int]] | None = None,
+) -> Sizes:
     """Look at a network without computing anything.
+
+    Args:
+        network: the base.
+        config: its config.json.
+        training: what is trained.
+        longest: tokens of the longest row.
+        load: of the largest batch; `whole_rows` unless given.
 
     Raises:
         BadInput: no layer answers to a key.
@@ -96,17 +150,16 @@ def sizes(network: nn.Module, config: Mapping[str, Any], training: Training, lon
                         size *= side
                     elements += size
             trained[n] = elements
-    return Sizes(read_shape(config), blocks, weights, trained, longest)
+    return Sizes(read_shape(config), blocks, weights, trained, longest, load or whole_rows(longest))
 
 
 def need(found: Sizes, training: Training) -> Need:
-    """Return what training with these settings takes, on rows that are run whole (shared passages take less)."""
+    """Return what training with these settings takes."""
     shape = found.shape
     many = training.num_layers if 0 < training.num_layers < found.blocks else found.blocks
-    length = min(training.max_seq_length, found.longest)
-    tokens = training.batch_size * length
+    tokens, pairs = found.load(training)
     block = FLOAT * (
-        SCORES * training.batch_size * shape.heads * length * length
+        SCORES * shape.heads * pairs
         + STREAM * tokens * shape.width
         + INNER * tokens * shape.inner
         + HEADS * tokens * shape.head_dim * (shape.heads + shape.kv_heads)
@@ -174,3 +227,27 @@ def notch(training: Training, longest: int | None = None) -> tuple[Training, int
         half = max(256, now // 2)
         return training.model_copy(update={"max_seq_length": half}), 1, f"--max-seq-length {half}"
     return None
+
+
+def planned(
+    network: nn.Module, config: Mapping[str, Any], training: Training, folder: Path, store: Store, budget: int
+) -> tuple[Training, list[str], int]:
+    """Return settings that fit, what was changed, and the bytes that training takes besides the weights.
+
+    A run that goes on keeps what was chosen when it began, whatever the machine has free by now.
+
+    Raises:
+        WontFit: not even the smallest settings fit.
+    """
+    file = folder / "plan.json"
+    asked = json.loads(training.model_dump_json())
+    load = real_batches(store, training.shared_context and can_share(network))
+    found = sizes(network, config, training, int(store.index["length"].max()), load)
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["asked"] == asked:
+            chosen = Training(**kept["chosen"])
+            return chosen, kept["changed"], need(found, chosen).peak - found.weights
+    chosen, changed = fit(found, training, budget)
+    write_json(file, {"asked": asked, "chosen": json.loads(chosen.model_dump_json()), "changed": changed})
+    return chosen, changed, need(found, chosen).peak - found.weights
