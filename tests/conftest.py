@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Set before anything imports them; the CPU wheels stall on more threads than cores.
@@ -16,6 +17,10 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import mlxrag.device  # noqa: F401  # loads MKL before any test imports mlx
+
+# Tests do not measure time; CI draws the same cases each time, a person's run draws new ones.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=os.environ.get("CI") == "true")
+hypothesis.settings.load_profile("house")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

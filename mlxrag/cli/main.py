@@ -14,8 +14,8 @@ from mlxrag.errors import MlxragError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("mlxrag.cli.quickstart", "The whole loop once: ask, make questions, train, compare."),
-    "ingest": ("mlxrag.cli.ingest", "Read files into an index."),
-    "search": ("mlxrag.cli.search", "Find passages for a question."),
+    "ingest": ("mlxrag.cli.ingest", "Read files and folders into an index, so that they can be searched and asked."),
+    "search": ("mlxrag.cli.search", "Find the passages that answer a question best."),
     "ask": ("mlxrag.cli.ask", "Answer a question from your documents, with citations."),
     "chat": ("mlxrag.cli.chat", "Talk about your documents."),
     "generate": ("mlxrag.cli.generate", "Generate text, with the flags of mlx_lm.generate."),
@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("mlxrag.cli.eval", "Score the answers of a system."),
     "ab": ("mlxrag.cli.ab", "Compare systems with statistics."),
     "track": ("mlxrag.cli.track", "Look at runs in MLflow, trends and differences."),
-    "bench": ("mlxrag.cli.bench", "Measure speed and memory of models."),
+    "bench": ("mlxrag.cli.bench", "Measure time to the first token, prefill, decoding, loading and memory of models."),
     "memory": ("mlxrag.cli.memory", "Show who holds what of the memory budget."),
     "doctor": ("mlxrag.cli.doctor", "Say what this machine is and what would be faster."),
 }

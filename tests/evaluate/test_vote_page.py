@@ -192,7 +192,9 @@ def test_names_focus_and_contrast(server: tuple[Session, str], browser: Any) -> 
         page = browser.new_page(color_scheme=scheme)
         page.goto(f"{url}rate/ann")
         page.keyboard.press("p")
-        names = page.evaluate("[...document.querySelectorAll('button,input:not([type=hidden]),summary')].map(e => (e.labels?.[0]?.innerText || e.innerText || '').trim())")
+        names = page.evaluate(
+            "[...document.querySelectorAll('button,input:not([type=hidden]),summary')].map(e => (e.labels?.[0]?.innerText || e.innerText || '').trim())"
+        )
         assert names and all(names)
         assert len(page.get_by_role("button").all()) == 6 and page.get_by_role("main").count() == 1
         page.keyboard.press("Tab")
