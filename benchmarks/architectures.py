@@ -1,0 +1,191 @@
+"""Tiny random checkpoints of many architectures, saved by transformers, through mlx_lm as it is and through mlxrag.
+
+    python benchmarks/architectures.py --make checkpoints      (needs torch and transformers; writes about 600 MB)
+    python benchmarks/architectures.py --table checkpoints     (needs mlxrag)
+
+The rope base is 500, not the 10,000 that mlx-lm assumes where it finds none, and weights are large (0.15), so that a
+mistake shows.  The table says for each checkpoint what mlx_lm computes (right within 1e-3; wrong, with the largest difference of a
+logit and the share of equal first choices; or does not load) and mlxrag's verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+BASE: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
+PLAIN = {"rope_theta": 500.0, "rope_type": "default"}
+PART = {**PLAIN, "partial_rotary_factor": 0.5}
+MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MLA = {"num_key_value_heads": 4, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 4,
+       "n_shared_experts": 1, "first_k_dense_replace": 1, **MOE}  # fmt: skip
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "head_dim": 16,
+}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16}
+SHORT, LONG = [1.0 + 0.1 * i for i in range(8)], [1.0 + 0.7 * i for i in range(8)]
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    """Return a rope table with another kind and base 500."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0, **more}}
+
+
+P = {"rope_parameters": PLAIN}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
+LONGROPE = {"short_factor": SHORT, "long_factor": LONG, "original_max_position_embeddings": 128}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", P), "llama, biases": ("llama", {**P, "attention_bias": True, "mlp_bias": True}),
+    "llama, head_dim 32": ("llama", {**P, "head_dim": 32}), "llama, gelu": ("llama", {**P, "hidden_act": "gelu"}),
+    "llama, llama3 rope": ("llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                         original_max_position_embeddings=64)),
+    "llama, linear rope": ("llama", rope("linear", factor=4.0)), "llama, dynamic rope": ("llama", rope("dynamic", factor=4.0)),
+    "llama, yarn": ("llama", rope("yarn", **YARN)), "llama, yarn with attention_factor": ("llama", rope("yarn", attention_factor=1.0, **YARN)),
+    "llama, yarn with mscale": ("llama", rope("yarn", mscale=0.7, mscale_all_dim=0.5, **YARN)),
+    "llama, longrope": ("llama", rope("longrope", factor=4.0, **LONGROPE)),
+    "mistral, window 16": ("mistral", {**P, "sliding_window": 16}), "ministral3": ("ministral3", {"head_dim": 16}),
+    "mixtral": ("mixtral", {**P, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2": ("qwen2", P), "qwen2, yarn": ("qwen2", rope("yarn", **YARN)),
+    "qwen2, window 16": ("qwen2", {**P, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}),
+    "qwen2_moe": ("qwen2_moe", {**P, "num_experts": 4, "shared_expert_intermediate_size": 32, **MOE}),
+    "qwen3": ("qwen3", {**P, "head_dim": 32}), "qwen3_moe": ("qwen3_moe", {**P, "head_dim": 16, "num_experts": 4, **MOE}),
+    "qwen3_next": ("qwen3_next", {"num_experts": 4, "shared_expert_intermediate_size": 32, **MOE, **LINEAR}),
+    "qwen3_5_text": ("qwen3_5_text", LINEAR),
+    "gemma": ("gemma", {**P, "head_dim": 16}), "gemma2, window 16": ("gemma2", {**P, **GEMMA}),
+    "gemma2, window 512": ("gemma2", {**P, **GEMMA, "sliding_window": 512}),
+    "gemma3_text, two bases": ("gemma3_text", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}}),
+    "gemma3_text, pattern 3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 6, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2}),
+    "gemma4_text": ("gemma4_text", {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6, "sliding_window": 16,
+                                    "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 16}),
+    "starcoder2": ("starcoder2", P), "olmo": ("olmo", P), "olmo, clip_qkv": ("olmo", {**P, "clip_qkv": 0.1}), "olmo2": ("olmo2", P),
+    "olmo3": ("olmo3", {"sliding_window": 16}), "olmoe": ("olmoe", {**P, "num_experts": 4, "num_experts_per_tok": 2}),
+    "phi": ("phi", {"num_key_value_heads": 4, "rope_parameters": PART}), "phi, qk_layernorm": ("phi", {"num_key_value_heads": 4, "qk_layernorm": True}),
+    "phi3, half rotated": ("phi3", {"rope_parameters": PART}), "phi3, window 16": ("phi3", {**P, "sliding_window": 16}),
+    "phi3, longrope": ("phi3", {"original_max_position_embeddings": 128, **rope("longrope", **LONGROPE)}),
+    "phimoe": ("phimoe", {**P, "num_local_experts": 4}),
+    "gpt_neox": ("gpt_neox", {"rope_parameters": PART}), "gpt_neox, no attention bias": ("gpt_neox", {"attention_bias": False}),
+    "gpt2": ("gpt2", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}),
+    "gptj": ("gptj", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "rotary_dim": 8}),
+    "gpt_bigcode": ("gpt_bigcode", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}),
+    "gpt_oss": ("gpt_oss", {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
+    "stablelm": ("stablelm", {"rope_parameters": PART}), "cohere": ("cohere", P), "cohere2": ("cohere2", {**P, "sliding_window": 16, "num_hidden_layers": 8}),
+    "granite": ("granite", {**P, "embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.015}),
+    "granitemoe": ("granitemoe", {**P, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granitemoehybrid": ("granitemoehybrid", {"num_local_experts": 0, "shared_intermediate_size": 64, "mamba_n_heads": 8, "mamba_d_head": 16,
+                                              "mamba_d_state": 16, "mamba_n_groups": 1, "layer_types": ["mamba", "attention"] * 2}),
+    "smollm3": ("smollm3", {**P, "num_hidden_layers": 8}), "glm": ("glm", {"head_dim": 16, "rope_parameters": PART}),
+    "glm4": ("glm4", {"head_dim": 16, "rope_parameters": PART}),
+    "glm4_moe": ("glm4_moe", {"head_dim": 16, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, **MOE, "rope_parameters": PART}),
+    "ernie4_5": ("ernie4_5", {**P, "head_dim": 16}),
+    "ernie4_5_moe": ("ernie4_5_moe", {**P, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 1}),
+    "exaone4": ("exaone4", {**P, "sliding_window": 16, "num_hidden_layers": 8}), "seed_oss": ("seed_oss", {**P, "head_dim": 16}),
+    "nemotron": ("nemotron", {"rope_parameters": PART}), "helium": ("helium", {**P, "head_dim": 16}), "apertus": ("apertus", P),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**P, "head_dim": 16}),
+    "lfm2": ("lfm2", {**P, "layer_types": ["conv", "full_attention"] * 2}),
+    "deepseek_v2": ("deepseek_v2", {**P, **MLA, "q_lora_rank": None}), "deepseek_v3": ("deepseek_v3", {**P, **MLA, "q_lora_rank": 16, "n_group": 1, "topk_group": 1}),
+    "falcon_h1": ("falcon_h1", {"head_dim": 16, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}),
+    "mamba": ("mamba", {"state_size": 8}), "mamba2": ("mamba2", {"state_size": 16, "head_dim": 16, "num_heads": 8, "n_groups": 1}),
+    "jamba": ("jamba", {"num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4}),
+}  # fmt: skip
+OWN_SIZES = {"gpt2": (), "gptj": (), "gpt_bigcode": (), "mamba": ("hidden_size", "num_hidden_layers", "intermediate_size"),
+             "mamba2": ("hidden_size", "num_hidden_layers")}  # fmt: skip
+
+
+def make(folder: Path) -> None:
+    """Write a checkpoint, and the logits and greedy tokens transformers computes, for each case."""
+    import numpy as np
+
+    torch, transformers = import_module("torch"), import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    ids = torch.tensor([np.random.default_rng(0).integers(3, 512, size=48).tolist()])
+    for name, (kind, more) in CASES.items():
+        place = folder / name.replace(", ", "-").replace(" ", "-")
+        if (place / "reference.npz").is_file():
+            continue
+        sizes = ("vocab_size", "bos_token_id", "eos_token_id", *OWN_SIZES.get(kind, tuple(BASE)))
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(kind, **{**{k: v for k, v in BASE.items() if k in sizes}, **more})
+        network = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in network.parameters():
+                noise = torch.randn(weight.shape, generator=draw)
+                weight.copy_(noise * 0.15 if weight.ndim > 1 else weight + noise * 0.05)
+            values, seen, after = network(ids, use_cache=False).logits.float().numpy(), ids, []
+            for _ in range(16):
+                after.append(int(network(seen, use_cache=False).logits[0, -1].argmax()))
+                seen = torch.cat([seen, torch.tensor([[after[-1]]])], dim=1)
+        network.save_pretrained(place)
+        np.savez(place / "reference.npz", ids=ids.numpy(), logits=values)
+        (place / "reference.json").write_text(json.dumps({"greedy": after}))
+
+
+def plain(path: Path) -> str:
+    """Return what mlx_lm computes from the checkpoint as it is."""
+    from mlx_lm.utils import load_model
+
+    from mlxrag.model.proof import compare, logits_once, read_reference
+
+    reference = read_reference(path)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            network, _ = load_model(path)
+            found = compare(reference.logits, logits_once(network, reference.ids))
+    except (Exception, SystemExit):
+        return "does not load"
+    return "right" if found.max_difference <= 1e-3 else f"wrong: {found.max_difference:.2g}, {found.top1:.2f}"
+
+
+def ours(path: Path) -> str:
+    """Return mlxrag's verdict."""
+    from mlxrag.errors import MlxragError
+    from mlxrag.model.network import assemble
+    from mlxrag.model.proof import prove, read_reference, watched
+
+    try:
+        with watched() as read:
+            found = assemble(path)
+        proof = prove(found, read, read_reference(path))
+    except MlxragError as error:
+        return f"refused: {str(error).removeprefix(str(path)).strip(': ')[:90]}"
+    assert proof.difference is not None
+    limit = f", up to {proof.exact_up_to} tokens" if proof.exact_up_to else ""
+    keys = f"; not read: {', '.join(proof.unread)}" if proof.unread and proof.status != "proven" else ""
+    lost = f"; no place for {proof.dropped[0]}" if proof.dropped else ""
+    return f"{proof.status}, {proof.difference.max_difference:.1e}{limit}{keys}{lost}"
+
+
+def main() -> None:
+    """Do what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--make", type=Path)
+    parser.add_argument("--table", type=Path)
+    asked = parser.parse_args()
+    if asked.make:
+        asked.make.mkdir(parents=True, exist_ok=True)
+        make(asked.make)
+    if asked.table:
+        import_module("mlxrag.model")
+        print("| checkpoint | mlx_lm as it is | mlxrag |\n|---|---|---|")
+        for path in sorted(asked.table.iterdir()):
+            print(f"| {path.name} | {plain(path)} | {ours(path)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
