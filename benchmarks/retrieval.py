@@ -44,7 +44,7 @@ def variants():
         yield f"hybrid, ranks, k = {constant}", Retrieval(fusion="rrf", rrf_k=constant)
     for weight in (0.3, 0.4, 0.5, 0.6, 0.7):
         yield f"hybrid, scores, dense weight {weight}", Retrieval(fusion="sum", dense_weight=weight)
-    for candidates in (50, 200, 1000):
+    for candidates in (200, 1000):
         yield f"hybrid, scores, {candidates} candidates", Retrieval(fusion="sum", candidates=candidates)
 
 
