@@ -161,6 +161,7 @@ def compose(
         questions: how many conversations.
         unanswerable: share of questions that the passages do not answer.
     """
+    roomy = r.random() < 0.35
     chosen = r.sample(list(sections), min(len(sections), r.choice([1, 1, 2, 2, 3][: passages + 2])))
     pieces: list[Piece] = []
     told: list[Told] = []
@@ -168,7 +169,7 @@ def compose(
     for section, share in zip(chosen, shares, strict=True):
         if not share:
             continue
-        per = r.choice([1, 2, 2, 3, 3, 4, 5, 6, 7])
+        per = r.choice([1, 2, 2, 3, 3, 4, 5, 6, 7] if roomy else [1, 1, 2, 2, 3])
         facts = _draw(section, per * share, kinds, r)
         if r.random() < 0.5:
             r.shuffle(facts)

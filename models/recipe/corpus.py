@@ -53,7 +53,7 @@ def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator
         real: share of sheets from reading-comprehension sets, where there are any.
         most: passages in a sheet, at most.
     """
-    weights = [0.1, 0.18, 0.3, 0.28, 0.14][:most]
+    weights = [0.06, 0.14, 0.3, 0.33, 0.17][:most]
     while True:
         passages = r.choices(range(1, len(weights) + 1), weights)[0]
         x = r.random() if corpus.articles else 1.0

@@ -57,7 +57,7 @@ def tokens(tokenizer: Tokenizer, sheet: Sheet, shapes: Sequence[Shape]) -> tuple
         the row and the index of its shape; None where the passages are too long for all.
     """
     user, assistant, end = (tokenizer.token_to_id(t) for t in (USER, ASSISTANT, END))
-    text, numbers, starts = layout(sheet.pieces)
+    text, _, starts = layout(sheet.pieces)
     coded = tokenizer.encode(text)
     spans = [(0, 0), *coded.offsets]
     row = Row([user, *coded.ids], [], [], [], [], [], [])
@@ -66,17 +66,16 @@ def tokens(tokenizer: Tokenizer, sheet: Sheet, shapes: Sequence[Shape]) -> tuple
         return None
 
     def where(turn: Turn, ids: list[int]) -> list[int]:
-        """Pointers for each token of an answer: the span it is copied from, then the number of its passage."""
+        """Pointers for each token of an answer: what it is copied from, and for the number the end of that span."""
         if turn.piece is None:
             return [0] + [-1] * (len(ids) - 1)
-        number = _tokens_at(spans, numbers[turn.piece], numbers[turn.piece] + 1)[:1] or [-1]
         found = [-1] * len(ids)
         if turn.start >= 0:
             begin = starts[turn.piece] + turn.start
             source = _tokens_at(spans, begin, begin + len(turn.answer))
             if len(source) == len(ids) - 4:  # " [", the number, "]" and the end follow the copy
                 found[: len(source)] = source
-        found[-3] = number[0]
+                found[-3] = source[-1]
         return found
 
     for n, talk in enumerate(sheet.talks):

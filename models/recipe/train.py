@@ -18,6 +18,9 @@ from . import corpus as corpora
 from . import optimize, pack, unseen
 from .network import Reader, Size
 
+SAVE = 100
+"""Updates between checkpoints."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -147,7 +150,7 @@ def run(
         out: folder of the checkpoint ``last.pt``; a run that finds one goes on from it.
         device: of the network.
         resume: whether to use the checkpoint.
-        every: updates between scores; a checkpoint is written as often.
+        every: updates between scores.
     """
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     corpus = corpora.load(data)
@@ -220,6 +223,7 @@ def run(
                         record |= {
                             f"{name}_{k}": round(v, 3) for k, v in score(reader, exam, refusal, where, device).items()
                         }
+                if step % SAVE == 0 or step == plan.steps:
                     _save(reader, optimizers, step, seen, out)
                 yield record
     finally:

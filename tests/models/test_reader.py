@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import mlxrag.device  # noqa: F401
-from mlxrag.model.load import load
+from mlxrag.model.load import Model, load
 from mlxrag.model.tokenizer import Tokenizer
 from mlxrag.rag.answer import REFUSAL, ask_text
 from mlxrag.rag.document import Hit, Passage
+from models.recipe import compose, schema, sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 READER = ROOT / "models" / "reader"
@@ -87,28 +91,41 @@ def test_template_moves_the_newest_passages_to_the_front() -> None:
     assert text == f"<|user|>{first}<|assistant|> Jonas Bauer [1]<|end|><|user|>Question: And Logistics?<|assistant|>"
 
 
-def answer(question: str, hits: list[Hit]) -> str:
-    """What the reader writes, greedily, in float32."""
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Model]:
+    """The bundled reader in float32."""
     with load(READER) as model:
-        ids = model.tokenizer.prompt([{"role": "user", "content": ask_text(question, hits)}])
         model.network.set_dtype(mx.float32)
-        for _ in range(24):
-            best = int(mx.argmax(model.network(mx.array([ids]))[0, -1]).item())
-            if best in model.tokenizer.eos_ids:
-                break
-            ids.append(best)
-        return model.tokenizer.decode(ids).split("<|assistant|>")[-1].strip()
+        yield model
 
 
-@pytest.mark.parametrize(
-    ("question", "expected"),
-    [("What does the Tarvo lamp cost?", "45 euros [1]"), ("Who leads Logistics?", "Petra Lang [2]")],
-)
-def test_answers_and_cites(question: str, expected: str) -> None:
-    """It copies the answer and names the passage."""
-    assert answer(question, HITS) == expected
+def answer(model: Model, question: str, hits: list[Hit]) -> str:
+    """What the reader writes, greedily."""
+    ids = model.tokenizer.prompt([{"role": "user", "content": ask_text(question, hits)}])
+    written: list[int] = []
+    while len(written) < 24:
+        best = int(mx.argmax(model.network(mx.array([ids + written]))[0, -1]).item())
+        if best in model.tokenizer.eos_ids:
+            break
+        written.append(best)
+    return model.tokenizer.decode(written).strip()
 
 
-def test_refuses_what_is_not_there() -> None:
+def test_answers_what_it_was_not_trained_on(reader: Model) -> None:
+    """Of 30 questions on schemas that training left out, each over two short passages, it answers and cites a third exactly."""
+    sections, kinds = schema.load()
+    held = [replace(s, schemas=[c for c in s.schemas if schema.held_out(c)]) for s in sections]
+    r, right, asked = random.Random(5), 0, 0
+    while asked < 30:
+        made = compose.compose([s for s in held if s.schemas], kinds, r, 2, 4, 0.0)
+        hits = [hit(n, p.title, p.place, p.text) for n, p in enumerate(made.pieces, 1)]
+        for talk in made.talks[:2]:
+            written = answer(reader, talk[0].question, hits)
+            assert written == REFUSAL or written.endswith("]")
+            right, asked = right + (written == sheet.reply(talk[0])), asked + 1
+    assert right / asked >= 1 / 3
+
+
+def test_refuses_what_is_not_there(reader: Model) -> None:
     """It says the one sentence of refusal when the passages are about something else."""
-    assert answer("When does the swimming pool open?", HITS) == REFUSAL
+    assert answer(reader, "When does the swimming pool open?", HITS) == REFUSAL
