@@ -83,8 +83,8 @@ def parse(text: str, passages: tuple[Passage, ...], maker: str, tags: tuple[str,
             found = {str(k).lower(): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
         except ValueError:
             found = {}
-    for match in re.finditer(r"^\W*(question|answer|evidence)\W*:\s*(.+)$", text, re.IGNORECASE | re.MULTILINE):
-        found.setdefault(match[1].lower(), match[2].strip().strip('"*“”'))
+    for match in re.finditer(r"^[\W\d]*(question|answer|evidence)\W*:\s*(.+)$", text, re.IGNORECASE | re.MULTILINE):
+        found.setdefault(match[1].lower(), match[2].strip(' "*“”'))
     if not all(found.get(name) for name in ("question", "answer", "evidence")):
         return None
     quote = next(

@@ -105,7 +105,7 @@ def bleu(answer: Answered, example: Example) -> Score:
     found = sacrebleu.sentence_bleu(
         plain_text(answer), list(example.answers), tokenize=tokens, use_effective_order=True
     )
-    return Score(example.id, "bleu", float(found.score) / 100)
+    return Score(example.id, "bleu", min(1.0, float(found.score) / 100))
 
 
 def chrf(answer: Answered, example: Example) -> Score:
@@ -119,7 +119,9 @@ def chrf(answer: Answered, example: Example) -> Score:
 
     given = plain_text(answer)
     return Score(
-        example.id, "chrf", max(float(sacrebleu.sentence_chrf(given, [g]).score) / 100 for g in example.answers)
+        example.id,
+        "chrf",
+        max(min(1.0, float(sacrebleu.sentence_chrf(given, [g]).score) / 100) for g in example.answers),
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.evaluate.kit import ask, passage
 
 from mlxrag.data import journal
 from mlxrag.data.audit import audit, difference
@@ -20,6 +19,7 @@ from mlxrag.data.example import BadRow, Example
 from mlxrag.data.store import BATCH, Seen
 from mlxrag.errors import BadInput, Damaged, NotFound
 from mlxrag.workspace import Workspace, verify
+from tests.evaluate.kit import ask, passage
 
 WORDS = "red blue old new dog cat runs jumps over under hill valley quick slow bright dark stone water".split()
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.evaluate.kit import ask, passage
 
 from mlxrag.data.example import BadRow, Example, from_row, to_row
 from mlxrag.data.export import EXPORTERS, write_examples
@@ -15,6 +14,7 @@ from mlxrag.errors import BadInput
 from mlxrag.rag.answer import messages
 from mlxrag.rag.document import Hit
 from mlxrag.settings import Answering
+from tests.evaluate.kit import ask, passage
 
 
 def read(path: Path, form: str | None = None) -> tuple[list[Example], list[BadRow]]:
@@ -49,7 +49,10 @@ def test_squad_keeps_spans_and_names_bad_rows(tmp_path: Path) -> None:
 
 def test_squad_paragraphs_are_spans_of_one_document(tmp_path: Path) -> None:
     """Two paragraphs of an article share its document and do not overlap."""
-    rows = [{"context": c, "qas": [{"id": c, "question": f"{c}?", "answers": [{"text": c, "answer_start": 0}]}]} for c in ("one", "two")]
+    rows = [
+        {"context": c, "qas": [{"id": c, "question": f"{c}?", "answers": [{"text": c, "answer_start": 0}]}]}
+        for c in ("one", "two")
+    ]
     good, _ = read(write_lines(tmp_path / "dev.json", {"data": [{"title": "T", "paragraphs": rows}]}))
     a, b = good[0].passages[0], good[1].passages[0]
     assert a.document_id == b.document_id and a.end < b.start and b.end - b.start == 3
@@ -90,9 +93,15 @@ def test_ragas_and_clapnq_and_chat_are_recognized(tmp_path: Path) -> None:
     ragas = write_lines(tmp_path / "r.jsonl", {"user_input": "Q?", "reference": "A", "reference_contexts": ["c"]})
     clapnq = write_lines(
         tmp_path / "c.jsonl",
-        {"input": "Q?", "passages": [{"title": "T", "text": "It is A."}], "output": [{"answer": "A", "selected_sentences": ["It is A."]}]},
+        {
+            "input": "Q?",
+            "passages": [{"title": "T", "text": "It is A."}],
+            "output": [{"answer": "A", "selected_sentences": ["It is A."]}],
+        },
     )
-    chat = write_lines(tmp_path / "m.jsonl", {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]})
+    chat = write_lines(
+        tmp_path / "m.jsonl", {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]}
+    )
     assert [guess_format(p) for p in (ragas, clapnq, chat)] == ["ragas", "clapnq", "chat"]
     assert [read(p)[0][0].answers for p in (ragas, clapnq, chat)] == [("A",)] * 3
     assert read(clapnq)[0][0].evidence == ("It is A.",)
@@ -101,11 +110,15 @@ def test_ragas_and_clapnq_and_chat_are_recognized(tmp_path: Path) -> None:
 def test_chat_takes_passages_out_of_our_own_prompt(tmp_path: Path) -> None:
     """What `messages` lays out is parsed back, with earlier turns as history."""
     gold = passage("The pier\n\nis here.")
-    prompt = messages("Where?", [Hit(gold, 1.0, "x", 1), Hit(passage("Other.", "b.md"), 0.5, "x", 2)], Answering())[-1]["content"]
+    prompt = messages("Where?", [Hit(gold, 1.0, "x", 1), Hit(passage("Other.", "b.md"), 0.5, "x", 2)], Answering())[-1][
+        "content"
+    ]
     question, found = parse_prompt(prompt)
     assert question == "Where?" and [p.text for p in found] == ["The pier\n\nis here.", "Other."]
     turns = [("user", "Who?"), ("assistant", "Ann"), ("user", prompt), ("assistant", "here [1]")]
-    path = write_lines(tmp_path / "m.jsonl", {"messages": [{"role": r, "content": c} for r, c in turns]}, {"messages": []})
+    path = write_lines(
+        tmp_path / "m.jsonl", {"messages": [{"role": r, "content": c} for r, c in turns]}, {"messages": []}
+    )
     good, bad = read(path)
     assert good[0].history == (("Who?", "Ann"),) and good[0].question == "Where?" and len(bad) == 1
 
@@ -114,21 +127,28 @@ def test_chat_takes_passages_out_of_our_own_prompt(tmp_path: Path) -> None:
 def test_what_is_exported_can_be_imported(form: str, tmp_path: Path) -> None:
     """Every export is read back with its questions, answers and answerability."""
     gold = passage("The pier is in Calder Quay, and 'it' \"costs\" 5 | 6.", "a.md")
-    examples = [ask("Where is it?", "Calder Quay", "5 | 6", gold=(gold,), tags=("place",)), ask("Wer, und wo?", gold=(gold,))]
+    examples = [
+        ask("Where is it?", "Calder Quay", "5 | 6", gold=(gold,), tags=("place",)),
+        ask("Wer, und wo?", gold=(gold,)),
+    ]
     path = tmp_path / f"out{ {'squad': '.json', 'csv': '.csv', 'parquet': '.parquet'}.get(form, '.jsonl') }"
     assert write_examples(examples, path, form) == 2
     back = [i for _, i in read_examples(path, {"parquet": "hf"}.get(form, form))]
     assert all(isinstance(i, Example) for i in back), back
     assert [i.question for i in back if isinstance(i, Example)] == ["Where is it?", "Wer, und wo?"]
     first = back[0]
-    assert isinstance(first, Example) and first.answers[0].startswith("Calder Quay") and "pier" in first.passages[0].text
+    assert (
+        isinstance(first, Example) and first.answers[0].startswith("Calder Quay") and "pier" in first.passages[0].text
+    )
     if form in {"mlxrag", "squad", "csv", "parquet"}:
         assert [i.answerable for i in back if isinstance(i, Example)] == [True, False]
 
 
 def test_own_rows_round_trip_exactly() -> None:
     """A row holds everything of an example."""
-    made = ask("Q?", "a", gold=(passage("text"),), tags=("t",), history=(("x", "y"),), evidence=("te",), gates={"form": "ok"})
+    made = ask(
+        "Q?", "a", gold=(passage("text"),), tags=("t",), history=(("x", "y"),), evidence=("te",), gates={"form": "ok"}
+    )
     assert from_row(json.loads(json.dumps(to_row(made)))) == made
 
 
@@ -169,7 +189,11 @@ def test_a_hub_id_without_network_is_one_sentence(tmp_path: Path) -> None:
 
 def test_real_sets_are_read_whole(shared_data: Path) -> None:
     """SQuAD, XQuAD and CLAPnq are taken in without a bad row."""
-    for path, count in (("squad/dev-v1.1.json.gz", 10570), ("xquad/xquad.zh.json.gz", 1190), ("clapnq/clapnq_dev_answerable.jsonl.gz", 300)):
+    for path, count in (
+        ("squad/dev-v1.1.json.gz", 10570),
+        ("xquad/xquad.zh.json.gz", 1190),
+        ("clapnq/clapnq_dev_answerable.jsonl.gz", 300),
+    ):
         good, bad = read(shared_data / path)
         assert len(good) == count and not bad
 

@@ -28,7 +28,9 @@ class Answer:
 
 def passage(text: str, source: str = "docs/a.md", start: int = 0) -> Passage:
     document = document_id(source, "whole")
-    return Passage(passage_id(document, start, start + len(text)), document, source, source, "", start, start + len(text), text)
+    return Passage(
+        passage_id(document, start, start + len(text)), document, source, source, "", start, start + len(text), text
+    )
 
 
 def hits(*passages: Passage) -> tuple[Hit, ...]:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.evaluate.kit import answer, ask, passage
 
 from mlxrag.evaluate.found import covers, gold_keys
 from mlxrag.evaluate.measure import MEASURES, measure_all, similarity
 from mlxrag.evaluate.numbers import Quantity, agree, quantities
 from mlxrag.evaluate.support import claims, faithful_encoder, overlap_support
+from tests.evaluate.kit import answer, ask, passage
 
 PIER = passage("The boat leaves at 8:30 from pier 4. Partners are welcome and pay $15.")
 
@@ -112,6 +112,7 @@ def test_citations_are_held_against_gold_and_answer() -> None:
 
 def test_encoder_measures_take_the_best_pair() -> None:
     """Similarity and faithfulness are the best cosine of the encoder's vectors, and say who computed them."""
+
     def encode(texts: list[str]) -> np.ndarray:
         rows = np.array([[float("8:30" in t), float("pay" in t), 0.1] for t in texts])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)

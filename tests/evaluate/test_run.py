@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.evaluate import world as w
 
 from mlxrag.cli.main import cli
 from mlxrag.data.dataset import Dataset
@@ -30,6 +29,7 @@ from mlxrag.rag.answer import Answer
 from mlxrag.rag.system import Asked, System, ask, ask_many, open_system
 from mlxrag.settings import Evaluating
 from mlxrag.workspace import Artefact, Workspace
+from tests.evaluate import world as w
 from tests.evaluate.kit import ask as an_example
 from tests.evaluate.kit import hits, passage
 
@@ -60,7 +60,11 @@ def system(root: Path, ws: Workspace) -> Iterator[System]:
 def run(system: System, ws: Workspace, asked: Dataset, name: str) -> tuple[Artefact, Report]:
     done: list[Any] = []
     examples = {e.id: e for e in asked.split()}
-    rows = list(evaluate(system, asked, examples, ws, name, selection={"split": "all"}, finished=lambda a, r: done.append((a, r))))
+    rows = list(
+        evaluate(
+            system, asked, examples, ws, name, selection={"split": "all"}, finished=lambda a, r: done.append((a, r))
+        )
+    )
     assert [r.example_id for r in rows] == list(examples)
     return done[0]
 
@@ -68,7 +72,9 @@ def run(system: System, ws: Workspace, asked: Dataset, name: str) -> tuple[Artef
 def test_a_run_holds_answers_scores_and_reports(system: System, ws: Workspace, asked: Dataset) -> None:
     """A row for every question, a score for every question and measure, JSON, Markdown and HTML; the folder is gone."""
     artefact, report = run(system, ws, asked, "whole")
-    assert {"answers.jsonl", "scores.jsonl", "report.json", "report.md", "report.html"} <= set(artefact.manifest["files"])
+    assert {"answers.jsonl", "scores.jsonl", "report.json", "report.md", "report.html"} <= set(
+        artefact.manifest["files"]
+    )
     assert len(list(read_scores(artefact.path))) == 8 * len(report.figures)
     assert all(f.n + f.missing == 8 for f in report.figures)
     figures = {f.measure: f for f in report.figures}
@@ -97,7 +103,9 @@ def test_rows_come_back_as_they_were(system: System, asked: Dataset) -> None:
         )  # fmt: skip
 
 
-def test_a_failing_question_costs_one_row(system: System, asked: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_question_costs_one_row(
+    system: System, asked: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When a batch dies, its questions are asked one by one, and the one at fault has its reason; no measure has a value."""
     real = room.ask_many
 
@@ -130,7 +138,11 @@ def test_a_killed_run_goes_on_where_it_was(root: Path, ws: Workspace, asked: Dat
     )
     codes = []
     for _ in range(4):
-        codes.append(subprocess.run([sys.executable, "-c", code, str(ROOT), str(root), str(tmp_path)], cwd=ROOT, check=False).returncode)
+        codes.append(
+            subprocess.run(
+                [sys.executable, "-c", code, str(ROOT), str(root), str(tmp_path)], cwd=ROOT, check=False
+            ).returncode
+        )
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0, 0] or codes[:2] == [-signal.SIGKILL] * 2
     kept = list(read_rows(tmp_path))
     assert sorted(r.example_id for r in kept) == sorted(e.id for e in asked.split())
@@ -144,7 +156,10 @@ def test_the_report_names_where_it_fails() -> None:
     """Found or not, right or wrong, unanswerable, failed: each answer is in one of the quadrants."""
     gold = passage("gold")
     asked = an_example("?", "x", gold=(gold,))
-    found, other = room.Row("i", Answer("?", "x", hits(gold))), room.Row("i", Answer("?", "x", hits(passage("no", "o.md"))))
+    found, other = (
+        room.Row("i", Answer("?", "x", hits(gold))),
+        room.Row("i", Answer("?", "x", hits(passage("no", "o.md")))),
+    )
     assert [quadrant(asked, r, right) for r in (found, other) for right in (True, False)] == [
         "found, right", "found, wrong", "not found, right", "not found, wrong",
     ]  # fmt: skip
@@ -156,7 +171,7 @@ def test_the_report_names_where_it_fails() -> None:
 def test_the_page_escapes_and_needs_no_network(system: System, ws: Workspace, asked: Dataset) -> None:
     """What models and documents say is text in the page; there is no script and no address."""
     _, report = run(system, ws, asked, "page")
-    evil = "<script>alert(1)</script> & \"quotes\""
+    evil = '<script>alert(1)</script> & "quotes"'
     import dataclasses
 
     worst = ({**(report.worst[0] if report.worst else {}), "question": evil, "text": evil, "answers": [evil], "quadrant": "x", "confidence": 0.5,
@@ -169,7 +184,10 @@ def test_the_page_escapes_and_needs_no_network(system: System, ws: Workspace, as
 
 def test_question_types_and_lengths() -> None:
     """Slices name how a question asks and how long its answer is."""
-    types = [question_type(an_example(q)) for q in ("How many days?", "In which town?", "Is it so?", "Tell me.", "Wo ist es?")]
+    types = [
+        question_type(an_example(q))
+        for q in ("How many days?", "In which town?", "Is it so?", "Tell me.", "Wo ist es?")
+    ]
     assert types == ["how many", "which", "yes/no", "other", "other"]
     assert [length_band(an_example("?", *a)) for a in ((), ("one",), ("one two", "a b c d"), ("a " * 20,))] == [
         "no answer", "1 word", "2-3 words", "over 10 words",
@@ -196,7 +214,9 @@ def test_the_gate_passes_fails_and_misses() -> None:
     assert unclear.verdict == "passed" and "do not prove" in unclear.why
     assert verdict(scores([1.0] * 29 + [None])).verdict == "missing"
     assert verdict(scores([1.0] * 30, "em")).verdict == "missing"
-    clustered = gate(before, scores([1.0] * 18 + [0.0] * 12), {f"q{i}": f"d{i // 15}" for i in range(30)}, {"f1": 0.02}, settings)[0]
+    clustered = gate(
+        before, scores([1.0] * 18 + [0.0] * 12), {f"q{i}": f"d{i // 15}" for i in range(30)}, {"f1": 0.02}, settings
+    )[0]
     assert clustered.verdict == "passed" and clustered.documents == 2
     with pytest.raises(Mismatch):
         gate(before, [Score("other", "f1", 1.0)], homes, {"f1": 0.1}, settings)
@@ -215,11 +235,19 @@ def test_the_command_line_runs_reports_and_gates(root: Path, ws: Workspace, aske
     first = call("run", str(config), "--data", "asked", "--json")
     assert first.exception is None, first.output
     answer = json.loads(first.stdout)
-    assert answer["kind"] == "runs" and answer["name"] == "toy" and answer["examples"] == 8 and Path(answer["report"]).is_file()
+    assert (
+        answer["kind"] == "runs"
+        and answer["name"] == "toy"
+        and answer["examples"] == 8
+        and Path(answer["report"]).is_file()
+    )
     second = call("run", str(config), "--data", "asked", "--split", "test", "--num", "5", "--name", "few", "--json")
     assert json.loads(second.stdout)["examples"] == 5
     assert call("report", "toy", "--to", "markdown").stdout.startswith("# toy")
-    assert call("report", "toy", "--out", str(tmp_path / "r.html"), "--json").exception is None and (tmp_path / "r.html").is_file()
+    assert (
+        call("report", "toy", "--out", str(tmp_path / "r.html"), "--json").exception is None
+        and (tmp_path / "r.html").is_file()
+    )
     same = call("gate", "toy", "--baseline", "toy", "--max-drop", "f1=0.02", "--json")
     assert same.exception is None and json.loads(same.stdout)["passed"]
     lost = call("gate", "few", "--baseline", "toy", "--max-drop", "f1=0.02", "--json")

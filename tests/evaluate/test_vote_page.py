@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.evaluate.kit import answer, ask, passage
 
 from mlxrag.evaluate import votes
 from mlxrag.evaluate.human import scores_of, summarize
 from mlxrag.evaluate.vote_page import build
 from mlxrag.evaluate.votes import SCALES, Item, Session, Vote
+from tests.evaluate.kit import answer, ask, passage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

@@ -58,7 +58,10 @@ def examples(ws: Workspace) -> list[Example]:
         example(question, (answer,), (passages[name],), "test", tags=("fact",), evidence=(fact,))
         for name, fact, question, answer in FACTS
     ]
-    return [*made, *(example(q, (), (), "test", tags=("unanswerable",)) for q in ("Who owns the harbour?", "What is the tax?"))]
+    return [
+        *made,
+        *(example(q, (), (), "test", tags=("unanswerable",)) for q in ("Who owns the harbour?", "What is the tax?")),
+    ]
 
 
 def dataset(ws: Workspace, name: str = "asked") -> Dataset:
@@ -67,7 +70,11 @@ def dataset(ws: Workspace, name: str = "asked") -> Dataset:
 
 def write_config(root: Path, path: Path, **more: object) -> Path:
     """Write the settings as TOML."""
-    tables = {k: v for k, v in settings(root).model_dump().items() if k in ("retrieval", "encoding", "model", "sampling", "caching", "evaluating")}
+    tables = {
+        k: v
+        for k, v in settings(root).model_dump().items()
+        if k in ("retrieval", "encoding", "model", "sampling", "caching", "evaluating")
+    }
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table}]")

@@ -9,10 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.evaluate.kit import answer, ask, passage
 
 from mlxrag.data.words import overlap_f1, squad_normal
 from mlxrag.evaluate.measure import MEASURES
+from tests.evaluate.kit import answer, ask, passage
 
 GOLDEN = Path(__file__).parent / "squad_golden.jsonl.gz"
 
@@ -85,6 +85,7 @@ def test_rouge_l_equals_the_library() -> None:
 def test_bleu_equals_papinenis_formula() -> None:
     """BLEU of a hand-worked sentence: clipped precisions 5/6, 3/5, 1/4 and a smoothed zero, no brevity penalty."""
     given, gold = "the cat sat on the mat", "the cat is on the mat"
+
     def grams(text: str, n: int) -> Counter[tuple[str, ...]]:
         w = text.split()
         return Counter(tuple(w[i : i + n]) for i in range(len(w) - n + 1))
