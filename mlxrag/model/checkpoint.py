@@ -103,6 +103,20 @@ def read_checkpoint(path: Path, *, trust_remote_code: bool = False) -> Checkpoin
     return Checkpoint(path, config, files, tensors)
 
 
+def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of config.json and the weight files, to see later whether they are the same."""
+    files = [path / "config.json", *weight_files(path)[0]]
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def refuse_change(path: Path, then: tuple[tuple[str, int, int], ...]) -> None:
+    """Raise BadInput if the files in `path` are not those that `stamp` saw."""
+    if stamp(path) != then:
+        raise BadInput(
+            f"{path} was changed while it was being read; what was measured is of two models, so begin again"
+        )
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Return config.json of directory `path`.
 

@@ -22,7 +22,7 @@ from mlxrag.errors import BadInput, Damaged
 from mlxrag.memory import this_machine
 from mlxrag.model.beside import stop_ids
 from mlxrag.model.calibrate import Calibration, pieces
-from mlxrag.model.checkpoint import read_config
+from mlxrag.model.checkpoint import read_config, refuse_change, stamp
 from mlxrag.model.companions import check_companions
 from mlxrag.model.halve import choose_dtype, half_fault, this_chip
 from mlxrag.model.likelihood import Floats
@@ -97,6 +97,7 @@ def convert(
     if available is None:
         available = this_machine().available
     refuse_foreign_code(found_at.path, model.trust_remote_code)
+    seen = stamp(found_at.path)
     dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())
     changed = recipe is not None or dtype is not None
     proof, baseline, ids = examine(found_at, quantizing, changed, model.trust_remote_code, available)
@@ -106,6 +107,7 @@ def convert(
     def fill(folder: Path) -> dict[str, Any]:
         facts = write_checked(found_at.path, folder, dtype, reason, recipe, calibration, proof, baseline, ids,
                               model.trust_remote_code, tell)  # fmt: skip
+        refuse_change(found_at.path, seen)  # what was written is what was proven
         return {**facts, "source": found_at.ref, "proof": proof.as_dict()}
 
     if out is not None:

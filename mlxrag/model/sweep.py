@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from mlxrag.errors import BadInput, MlxragError
 from mlxrag.model.calibrate import Calibration
+from mlxrag.model.checkpoint import refuse_change, stamp
 from mlxrag.model.likelihood import Divergence, Recorded, divergence, recorded
 from mlxrag.model.network import assemble
 from mlxrag.model.quantize import bits_per_weight, nbytes, unpack
@@ -124,7 +125,8 @@ def sweep(
         keep: called with the row and the directory of each recipe that is the best admissible so far.
 
     Raises:
-        BadInput: a word is no recipe (said before anything is measured), or the source is quantized already.
+        BadInput: a word is no recipe (said before anything is measured), the source is quantized already, or its files
+            were replaced meanwhile.
     """
     plans = [parse(word) for word in recipes]
     if len(measuring.rows) < 2:
@@ -133,6 +135,7 @@ def sweep(
         )
     folder = workspace.root / "cache" / "sweep"
     folder.mkdir(parents=True, exist_ok=True)
+    seen = stamp(source.path)
     first = assemble(source.path)
     if first.config.get("quantization"):
         raise BadInput(f"{source.name} is quantized already; sweep the model it was made from")
@@ -149,6 +152,7 @@ def sweep(
                 row = measured(source, plan, place, logits, measuring)
             except MlxragError as error:
                 row = Row(plan.name, reason=str(error))
+            refuse_change(source.path, seen)
             rows.append(row)
             if not row.reason and keep and pick(rows, budget, max_kl).recipe == row.recipe:
                 keep(row, place)

@@ -106,6 +106,14 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, ws: Workspace) -> None:
     assert not list(ws.root.glob("models/*/*"))
 
 
+def test_a_source_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    """What is written must be what was proven."""
+    toy = write_model(tmp_path / "toy", seed=0)
+    with pytest.raises(BadInput, match="was changed while"):
+        convert(str(toy), out=tmp_path / "out", tell=lambda done, total: write_model(toy, seed=1) and None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path) -> None:
     """Converting four times the memory of its largest tensor takes about one and a half of that tensor."""
     toy = write_model(tmp_path / "toy", hidden_size=256, intermediate_size=1024, num_hidden_layers=8, head_dim=64)

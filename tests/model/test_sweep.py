@@ -77,6 +77,16 @@ def test_every_recipe_is_a_row_and_the_best_becomes_a_version(tmp_path: Path, ws
     assert json.dumps([one.as_dict() for one in rows], allow_nan=False)
 
 
+def test_a_source_that_is_replaced_meanwhile_stops_the_sweep(tmp_path: Path, ws: Workspace) -> None:
+    """Figures of two different models never stand in one table."""
+    toy = write_model(tmp_path / "toy", seed=0, num_hidden_layers=1)
+    steps = sweep(Source(toy, "directory:toy", "toy"), ["8-g32"], Measuring(ROWS, None, 4, 2, 1), ws)
+    next(steps)
+    write_model(toy, seed=1, num_hidden_layers=1)
+    with pytest.raises(BadInput, match="was changed while"):
+        next(steps)
+
+
 def test_bad_words_are_refused_before_anything_is_measured(tmp_path: Path, ws: Workspace) -> None:
     """A recipe that is none, too little text, or a quantized source stops at once."""
     toy = write_model(tmp_path / "toy", num_hidden_layers=1)
