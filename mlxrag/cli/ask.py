@@ -88,7 +88,9 @@ def warnings(answer: Answer) -> list[str]:
         numbers = ", ".join(str(n) for n in answer.wrong_citations)
         found.append(f"The answer cites passages that it was not given: {numbers}.")
     if answer.dropped_turns:
-        found.append(f"The {answer.dropped_turns} oldest turns of the conversation did not fit into the model's context.")
+        found.append(
+            f"The {answer.dropped_turns} oldest turns of the conversation did not fit into the model's context."
+        )
     if answer.dropped_passages:
         found.append(
             f"{answer.dropped_passages} of {answer.dropped_passages + len(answer.hits)} passages did not fit into the "
