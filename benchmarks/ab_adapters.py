@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import mlxrag.model  # noqa: F401
+
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn
 import numpy as np

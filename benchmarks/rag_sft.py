@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import mlxrag.model  # noqa: F401
+
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn
 import mlx.optimizers as optim

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlxrag.model  # noqa: F401
+
 import mlx.core as mx  # isort: skip
 import numpy as np
 
