@@ -24,7 +24,9 @@ KEPT_OUT = ("decode_concurrency", "cache_memory", "cache_disk", "cache_disk_bits
 @click.option("--prefill-response", default=None, help="Beginning of the answer, for the model to go on with.")
 @click.option("--ignore-chat-template", is_flag=True, help="Give the model the prompt as it is.")
 @click.option("--chat-template-config", default=None, metavar="JSON", help="More variables for the chat template.")
-@click.option("--extra-eos-token", multiple=True, help="A token, or its number, that ends the answer (may be repeated).")
+@click.option(
+    "--extra-eos-token", multiple=True, help="A token, or its number, that ends the answer (may be repeated)."
+)
 @click.option(
     "--prompt-cache-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -73,7 +75,9 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt.replace("\\n", "\n").replace("\\t", "\t")
     with load(ref, ws, adapter=settings.model.adapter_path or None, settings=settings.model) as model:
         _more_stops(model, extra_eos_token)
-        ids = _ids(model, text, system_prompt, prefill_response, ignore_chat_template, chat_template_config, cache is not None)
+        ids = _ids(
+            model, text, system_prompt, prefill_response, ignore_chat_template, chat_template_config, cache is not None
+        )
         drafter = None
         if settings.model.draft_model:
             drafter = DraftModel(_draft(model, settings.model, ws), settings.model.num_draft_tokens)
