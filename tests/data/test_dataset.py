@@ -84,7 +84,7 @@ def test_a_broken_file_is_said_to_be_damaged(ws: Workspace) -> None:
     """A file that is no Arrow file is named."""
     made = keep(ws, some(1))
     (made.artefact.path / "all.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(Damaged, match="all.arrow"):
+    with pytest.raises(Damaged, match=r"all\.arrow"):
         made.split()
 
 
@@ -114,7 +114,7 @@ def test_documents_stay_in_their_split_when_others_come(ws: Workspace) -> None:
     """With `keep`, what was trained on never becomes a test."""
     shares = {"train": 0.5, "test": 0.5}
     before = freeze(ws, "before", split_by_document(keep(ws, some(8)), shares))
-    after = dict((e.id, s) for s, e in split_by_document(keep(ws, some(16), "more"), shares, keep=before, seed=3))
+    after = {e.id: s for s, e in split_by_document(keep(ws, some(16), "more"), shares, keep=before, seed=3)}
     assert all(after[e.id] == s for s, e in before.splits())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -149,7 +148,7 @@ def test_a_killed_run_goes_on_where_it_was(root: Path, ws: Workspace, asked: Dat
     with open_system(w.settings(root), ws) as system:
         whole = {r.example_id: r.answer.text for r in answer_all(system, list(asked.split()), tmp_path / "other")}
     assert {r.example_id: r.answer.text for r in kept} == whole
-    assert os.path.exists(tmp_path / "answers.jsonl")
+    assert (tmp_path / "answers.jsonl").is_file()
 
 
 def test_the_report_names_where_it_fails() -> None:
