@@ -83,11 +83,24 @@ def specific(candidate: Candidate, context: Context) -> Verdict:
     pointing = [w for w in said if w in _POINTING and f"when {w} is" not in candidate.question]
     if pointing:
         return Verdict(False, f"points elsewhere: {pointing[0]}")
-    content = [w for w in content_words(candidate.question) if w not in _THIN]
+    content = [w for w in content_words(candidate.question) if w not in _THIN and not w.isdigit()]
     named = is_named(candidate.question)
     if len(content) < 2 and not (named and content):
         return Verdict(False, f"says too little: {' '.join(content) or 'nothing'}")
+    if not named and len(content) < 3 and all(_homes(w, context) > COMMON for w in content):
+        return Verdict(False, f"could be about anything: {' '.join(content)}")
     return Verdict(True, f"{len(content)} words of content")
+
+
+def _homes(word: str, context: Context) -> int:
+    """Return how many documents hold a word, or another one with the same first five letters."""
+    homes = context.corpus.derived.setdefault("homes", {})
+    stem = word[:5]
+    if stem not in homes:
+        homes[stem] = len(
+            {p.source for p in context.corpus.passages if re.search(rf"\b{re.escape(stem)}", p.text.casefold())}
+        )
+    return int(homes[stem])
 
 
 def is_named(question: str) -> bool:
@@ -211,12 +224,14 @@ GATES: dict[str, Gate] = {
     "variety": variety,
     "clash": clash,
 }
+COMMON = 2
+"""Documents that may hold a word for it still to say what a question is about."""
 _POINTING = frozenset(
     "it its they them their he him his she her this that these those there here above below following former latter text passage document".split()
 ) - {"that", "above", "below", "following", "document"}
 _ASKED = frozenset("much many long often time far old quickly".split())
 _THIN = frozenset(
-    "action decision offer place procedure meeting report thing case whole next new first last longest taken preferred wait fault month week hour price amount number".split()
+    "figure figures look looks seem seems want wants wanted go goes went come comes came action decision offer place procedure meeting report thing case whole next new first last longest taken preferred wait fault month week hour price amount number".split()
 ) | frozenset(
     "take takes cost costs last lasts have has get gets happen happens use used name kind many much long often time year day called make made".split()
 )

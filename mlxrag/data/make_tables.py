@@ -51,7 +51,8 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     (r"folded size", r"\d", "How large is {e} when it is folded?"),
     (r"inside", r"\d", "What are the inside dimensions of {e}?"),
     (r"dimensions|size", r"\d", "What are the dimensions of {e}?"),
-    (r"(?:gross weight|battery|motor|protection class|dealer price)", r"", "What is the {k} of {e}?"),
+    (r"battery|motor|charger", r"", "What kind of {k} does {e} have?"),
+    (r"(?:gross weight|protection class|dealer price)", r"", "What is the {k} of {e}?"),
 )  # fmt: skip
 # key -> (question about the larger, question about the smaller)
 COMPARED: dict[str, tuple[str, str]] = {
@@ -110,7 +111,10 @@ def comparison(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidat
             others = [
                 f
                 for f in facts[i + 1 :]
-                if f.entity != first.entity and _unit(f) == _unit(first) and _number(f) != _number(first)
+                if f.entity != first.entity
+                and _unit(f) == _unit(first)
+                and _number(f) != _number(first)
+                and _alike(f, first, corpus)
             ]
             others.sort(
                 key=lambda f: (
@@ -255,6 +259,12 @@ def cloze(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                 blank = plain[: match.start()] + "___" + plain[match.end() :]
                 yield Candidate(f"Fill the gap: {blank}", (match[0],), (passage,), (raw,), "rule:cloze", ("cloze",))
                 break
+
+
+def _alike(a: Fact, b: Fact, corpus: Corpus) -> bool:
+    """Whether two things are of a kind that people compare: both have names of their own, or their names share a word."""
+    shared = {w for w in words(a.entity) if len(w) > 2} & {w for w in words(b.entity) if len(w) > 2}
+    return bool(shared) or (_is_name(a.entity, corpus) and _is_name(b.entity, corpus))
 
 
 def _is_name(entity: str, corpus: Corpus) -> bool:
