@@ -25,9 +25,7 @@ def read(path: Path) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return system -> measure -> question -> right."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    return {
-        s: {"correct": {f"{i:04d}": float(row[s]["is_correct"]) for i, row in enumerate(rows)}} for s in SYSTEMS
-    }
+    return {s: {"correct": {f"{i:04d}": float(row[s]["is_correct"]) for i, row in enumerate(rows)}} for s in SYSTEMS}
 
 
 def by_hand(a: dict[str, float | None], b: dict[str, float | None]) -> tuple[float, float, float]:

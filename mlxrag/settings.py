@@ -37,14 +37,18 @@ class Chunking(Table):
         "structure", description="Cut at headings and paragraphs, at sentences, or at tokens."
     )
     chunk_tokens: int = Field(160, ge=16, le=8192, description="Longest passage, in the encoder's tokens.")
-    chunk_overlap: int = Field(24, ge=0, le=1024, description="Tokens shared by neighbouring passages that had to be cut.")
+    chunk_overlap: int = Field(
+        24, ge=0, le=1024, description="Tokens shared by neighbouring passages that had to be cut."
+    )
 
 
 class Encoding(Table):
     """How texts become vectors."""
 
     encoder: str = Field("all-MiniLM-L6-v2", description="Encoder: a directory, a hub id or all-MiniLM-L6-v2.")
-    encoder_bits: int = Field(0, ge=0, le=8, description="Quantize the encoder to this many bits on loading; 0 leaves it as it is.")
+    encoder_bits: int = Field(
+        0, ge=0, le=8, description="Quantize the encoder to this many bits on loading; 0 leaves it as it is."
+    )
     encoder_max_tokens: int = Field(0, ge=0, description="Cut texts at this many tokens; 0 is the encoder's own limit.")
     encode_tokens: int = Field(4096, ge=64, description="Tokens encoded at once, padding included.")
     question_prefix: str | None = Field(None, description="Put before each question; the encoder's own unless given.")
@@ -55,34 +59,66 @@ class Retrieval(Table):
     """How passages are found for a question."""
 
     index: str = Field("documents", description="Name of the index.")
-    store: str = Field("", description="Keep the index in PostgreSQL: postgresql://USER@HOST/DATABASE; unless given, in the workspace.")
+    store: str = Field(
+        "", description="Keep the index in PostgreSQL: postgresql://USER@HOST/DATABASE; unless given, in the workspace."
+    )
     retriever: Literal["hybrid", "dense", "lexical"] = Field("hybrid", description="How passages are found.")
     num_passages: int = Field(5, ge=1, le=1000, description="Passages to retrieve.")
-    where: tuple[str, ...] = Field((), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated).")
-    candidates: int = Field(100, ge=1, le=10_000, description="Passages that each half of hybrid retrieval contributes.")
-    fusion: Literal["sum", "rrf"] = Field("sum", description="Join the halves by normalized scores or by reciprocal ranks.")
-    dense_weight: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the vectors' half; the words' half has the rest.")
+    where: tuple[str, ...] = Field(
+        (), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated)."
+    )
+    candidates: int = Field(
+        100, ge=1, le=10_000, description="Passages that each half of hybrid retrieval contributes."
+    )
+    fusion: Literal["sum", "rrf"] = Field(
+        "sum", description="Join the halves by normalized scores or by reciprocal ranks."
+    )
+    dense_weight: float = Field(
+        0.5, ge=0.0, le=1.0, description="Weight of the vectors' half; the words' half has the rest."
+    )
     rrf_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")
-    diversity: float = Field(0.0, ge=0.0, le=1.0, description="Prefer passages unlike those above them (MMR); 0 is off.")
+    diversity: float = Field(
+        0.0, ge=0.0, le=1.0, description="Prefer passages unlike those above them (MMR); 0 is off."
+    )
     reranker: str = Field("", description="Cross-encoder that reorders the first hits: a directory or a hub id.")
     rerank_depth: int = Field(30, ge=1, le=1000, description="Hits that the cross-encoder reads.")
-    exact_below: int = Field(20_000, ge=0, description="Compare every vector in an index with fewer passages than this.")
-    rescore_depth: int = Field(1000, ge=1, description="In a larger index, passages chosen by sign bits and then scored.")
+    exact_below: int = Field(
+        20_000, ge=0, description="Compare every vector in an index with fewer passages than this."
+    )
+    rescore_depth: int = Field(
+        1000, ge=1, description="In a larger index, passages chosen by sign bits and then scored."
+    )
 
 
 class ModelSettings(Table):
     """Which model answers."""
 
-    model: str = Field("", description="Model: a directory, NAME[@VERSION], a hub id, or reader (bundled); the best that fits unless given.")
+    model: str = Field(
+        "",
+        description="Model: a directory, NAME[@VERSION], a hub id, or reader (bundled); the best that fits unless given.",
+    )
     adapter_path: str = Field("", description="LoRA adapter: a directory or NAME[@VERSION].")
     load_dtype: Literal["auto", "keep", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Type of the weights in memory; auto keeps the file's, but float32 on a CPU, where half is slow."
+        "auto",
+        description="Type of the weights in memory; auto keeps the file's, but float32 on a CPU, where half is slow.",
     )
     trust_remote_code: bool = Field(False, description="Allow Python code that comes with a model to run.")
-    q_bits: int | None = Field(None, ge=2, le=8, description="Quantize to this many bits per weight; a command that loads a model keeps the result.")
-    q_group_size: int | None = Field(None, ge=16, le=128, description="Weights that share a scale: 32, 64 or 128 for affine, 16 for nvfp4, 32 for mxfp4 and mxfp8.")
+    q_bits: int | None = Field(
+        None,
+        ge=2,
+        le=8,
+        description="Quantize to this many bits per weight; a command that loads a model keeps the result.",
+    )
+    q_group_size: int | None = Field(
+        None,
+        ge=16,
+        le=128,
+        description="Weights that share a scale: 32, 64 or 128 for affine, 16 for nvfp4, 32 for mxfp4 and mxfp8.",
+    )
     q_mode: Literal["affine", "mxfp4", "nvfp4", "mxfp8"] = Field("affine", description="How numbers are quantized.")
-    draft_model: str = Field("", description="Small model of the same tokenizer that proposes tokens for the model to check.")
+    draft_model: str = Field(
+        "", description="Small model of the same tokenizer that proposes tokens for the model to check."
+    )
     num_draft_tokens: int = Field(3, ge=1, le=64, description="Tokens the draft model proposes at a time.")
 
 
@@ -91,7 +127,9 @@ class Sampling(Table):
 
     max_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     temp: float = Field(0.0, ge=0.0, description="Sampling temperature; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Sample from the smallest set of tokens with this probability.")
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="Sample from the smallest set of tokens with this probability."
+    )
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the likeliest.")
     top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 is all.")
     min_tokens_to_keep: int = Field(1, ge=1, description="Tokens that min-p never drops.")
@@ -115,15 +153,23 @@ class Answering(Table):
 class Caching(Table):
     """What of the model's work is kept for the next question; names of mlx_lm where it has them."""
 
-    max_kv_size: int | None = Field(None, ge=8, description="Keep only the last N tokens (and the first 4) of a long text.")
-    kv_bits: int | None = Field(None, ge=2, le=8, description="Bits of the kept keys and values; none quantizes nothing.")
+    max_kv_size: int | None = Field(
+        None, ge=8, description="Keep only the last N tokens (and the first 4) of a long text."
+    )
+    kv_bits: int | None = Field(
+        None, ge=2, le=8, description="Bits of the kept keys and values; none quantizes nothing."
+    )
     kv_group_size: int = Field(64, ge=32, le=128, description="Group size of quantized keys and values.")
     quantized_kv_start: int = Field(5000, ge=0, description="Quantize keys and values from this many tokens on.")
     prefill_step_size: int = Field(2048, ge=16, description="Prompt tokens processed at once; fewer take less memory.")
     decode_concurrency: int = Field(16, ge=1, le=256, description="Most answers generated at once.")
-    cache_memory: int = Field(512, ge=0, description="Memory for keys and values of earlier prompts, in MiB; 0 keeps none.")
+    cache_memory: int = Field(
+        512, ge=0, description="Memory for keys and values of earlier prompts, in MiB; 0 keeps none."
+    )
     cache_disk: int = Field(0, ge=0, description="Disk for keys and values of earlier prompts, in MiB; 0 keeps none.")
-    cache_disk_bits: int = Field(0, ge=0, le=8, description="Bits of keys and values on disk; 0 keeps them as they are.")
+    cache_disk_bits: int = Field(
+        0, ge=0, le=8, description="Bits of keys and values on disk; 0 keeps them as they are."
+    )
     lookup: bool = Field(True, description="Draft the next words from the prompt where that pays.")
 
 
@@ -133,29 +179,42 @@ class Making(Table):
     makers: tuple[str, ...] = Field((), description="Makers to use (may be repeated); the usual ones unless given.")
     num_questions: int = Field(0, ge=0, description="Stop when this many are kept; 0 goes through all passages.")
     per_passage: int = Field(4, ge=1, description="Most questions kept of one passage.")
-    alike_per_document: int = Field(4, ge=1, description="Most questions of one document that start with the same three words.")
-    unanswerable_share: float = Field(0.15, ge=0.0, le=0.9, description="Largest share of questions that the documents do not answer.")
+    alike_per_document: int = Field(
+        4, ge=1, description="Most questions of one document that start with the same three words."
+    )
+    unanswerable_share: float = Field(
+        0.15, ge=0.0, le=0.9, description="Largest share of questions that the documents do not answer."
+    )
     near_question: float = Field(0.9, gt=0.0, le=1.0, description="Similarity from which two questions are the same.")
     round_trip: Literal["full", "retrieval", "none"] = Field(
-        "full", description="Check that retrieval finds the passage, and that the model answers with it and not without."
+        "full",
+        description="Check that retrieval finds the passage, and that the model answers with it and not without.",
     )
     found_within: int = Field(5, ge=1, description="Rank within which retrieval must find the passage.")
     read_f1: float = Field(0.5, ge=0.0, le=1.0, description="F1 from which the model's answer is the right one.")
-    keep_hard: bool = Field(False, description="Keep what only the round trip refused, with a tag such as hard:retrieval.")
+    keep_hard: bool = Field(
+        False, description="Keep what only the round trip refused, with a tag such as hard:retrieval."
+    )
     make_seed: int = Field(0, description="Seed of the order of passages and of what the model makes.")
 
 
 class Evaluating(Table):
     """How answers are scored."""
 
-    measures: tuple[str, ...] = Field((), description="Measures to compute (may be repeated); all of the formulas unless given.")
+    measures: tuple[str, ...] = Field(
+        (), description="Measures to compute (may be repeated); all of the formulas unless given."
+    )
     right_by: str = Field("correct", description="Measure that says whether an answer is right.")
     right_from: float = Field(0.5, ge=0.0, le=1.0, description="Value of that measure from which it is.")
     encoder_measures: bool = Field(False, description="Also compare answers and passages by the index's encoder.")
-    attribution: bool = Field(False, description="Also measure which passages each answer used (log-probabilities without each).")
+    attribution: bool = Field(
+        False, description="Also measure which passages each answer used (log-probabilities without each)."
+    )
     judge: str = Field("", description="Model that judges whether the passages support the answers; none unless given.")
     interval: float = Field(0.95, gt=0.5, lt=1.0, description="Confidence of the intervals.")
-    resamples: int = Field(2000, ge=100, description="Bootstrap samples of an interval; documents are what is resampled.")
+    resamples: int = Field(
+        2000, ge=100, description="Bootstrap samples of an interval; documents are what is resampled."
+    )
     eval_seed: int = Field(0, description="Seed of samples and intervals.")
 
 
@@ -211,18 +270,22 @@ class Quantizing(Table):
     """How weights are written and made smaller; the names are mlx_lm's."""
 
     dtype: Literal["auto", "keep", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Type of what is not quantized; auto is float16 on M1 and M2 where that is safe, else the checkpoint's own."
+        "auto",
+        description="Type of what is not quantized; auto is float16 on M1 and M2 where that is safe, else the checkpoint's own.",
     )
     quant_predicate: Literal["", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"] = Field(
         "", description="Mixed-bit recipe of mlx_lm: more bits for some layers."
     )
     quantizer: Literal["plain", "awq", "gptq", "dwq", "dynamic"] = Field(
-        "plain", description="Round, or calibrate on texts of yours: awq, gptq, dwq (distils), dynamic (bits by sensitivity)."
+        "plain",
+        description="Round, or calibrate on texts of yours: awq, gptq, dwq (distils), dynamic (bits by sensitivity).",
     )
     calibration_samples: int = Field(32, ge=1, description="Pieces of text to calibrate and to measure on.")
     calibration_tokens: int = Field(256, ge=8, description="Tokens of one piece.")
     target_bpw: float = Field(5.0, gt=2, le=8, description="Bits per weight that dynamic aims at.")
-    high_bits: int = Field(6, ge=3, le=8, description="Bits of the layers that dynamic spares; q_bits are those of the others.")
+    high_bits: int = Field(
+        6, ge=3, le=8, description="Bits of the layers that dynamic spares; q_bits are those of the others."
+    )
     dwq_learning_rate: float = Field(1e-6, gt=0, description="Step size of dwq.")
     dwq_batch: int = Field(4, ge=1, description="Pieces of text in one step of dwq.")
     accept_difference: bool = Field(False, description="Keep a converted model whose logits differ from the reference.")
@@ -232,7 +295,9 @@ class Experimenting(Table):
     """How systems are compared."""
 
     primary: str = Field("", description="Measure that decides; the one that says what is right unless given.")
-    guardrails: tuple[str, ...] = Field((), description="Measure that must not fall by more than the margin (may be repeated).")
+    guardrails: tuple[str, ...] = Field(
+        (), description="Measure that must not fall by more than the margin (may be repeated)."
+    )
     goal: Literal["difference", "noninferiority", "equivalence"] = Field(
         "difference", description="What to show: a difference, that B is not worse than A, or that both are alike."
     )
@@ -247,8 +312,12 @@ class Experimenting(Table):
         "fixed", description="Ask all questions, or stop as soon as it is decided (always-valid)."
     )
     max_questions: int = Field(0, ge=0, description="Most questions to ask; 0 is all.")
-    block_questions: int = Field(32, ge=1, description="Questions that one system answers before it is the other's turn.")
-    timing_questions: int = Field(20, ge=0, description="Questions that are asked one by one, in turn, to measure time.")
+    block_questions: int = Field(
+        32, ge=1, description="Questions that one system answers before it is the other's turn."
+    )
+    timing_questions: int = Field(
+        20, ge=0, description="Questions that are asked one by one, in turn, to measure time."
+    )
     pilot_questions: int = Field(0, ge=0, description="Validation questions to ask when planning, for power and cost.")
     permutations: int = Field(9999, ge=99, description="Samples of permutation tests and of intervals.")
     ab_seed: int = Field(0, ge=0, description="Seed of the order of questions and systems, and of samples.")
@@ -258,7 +327,8 @@ class Memory(Table):
     """What the machine may give."""
 
     memory_budget: str = Field(
-        "", description="Most memory for everything mlxrag holds, such as 6GB; what the machine can safely give unless given."
+        "",
+        description="Most memory for everything mlxrag holds, such as 6GB; what the machine can safely give unless given.",
     )
     memory_reserve: str = Field("1.5GB", description="Memory left to the system and to other programs.")
     keep_alive: float = Field(300.0, ge=0, description="Seconds after which an idle model is unloaded; 0 keeps it.")
@@ -269,8 +339,10 @@ class Tracking(Table):
     """What MLflow is told."""
 
     track: bool = Field(True, description="Mirror runs to MLflow, in the workspace.")
-    track_traces: int = Field(100, ge=0, description="Most answers of a run that become traces.")
-    track_seconds: float = Field(5.0, ge=0, description="Seconds between samples of processor and memory; 0 takes none.")
+    track_traces: int = Field(50, ge=0, description="Most answers of a run that become traces.")
+    track_seconds: float = Field(
+        5.0, ge=0, description="Seconds between samples of processor and memory; 0 takes none."
+    )
     ui_port: int = Field(5051, ge=1, le=65535, description="Loopback port of MLflow's pages.")
 
 

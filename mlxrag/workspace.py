@@ -65,6 +65,10 @@ class Artefact:
         return f"{self.kind}/{self.name}@{self.version}"
 
 
+# What this process made, in order: the command line has it mirrored to MLflow when a command ends.
+MADE: list[tuple[Workspace, Artefact]] = []
+
+
 @dataclass(slots=True)
 class Draft:
     """An artefact being made; `path` is a temporary neighbour of where it will be.
@@ -165,6 +169,7 @@ def create(
                 draft.path.rename(final)
                 _fsync(home)
         draft.artefact = _read(kind, name, final)
+        MADE.append((workspace, draft.artefact))
     except OSError as error:
         if error.errno == 28:
             raise BadInput(

@@ -76,10 +76,12 @@ def run(
     """
     from mlxrag import settings as s
     from mlxrag.experiment.run import run as carry_out
+    from mlxrag.track import counted, live
     from mlxrag.workspace import open_workspace
 
     ws = open_workspace(workspace)
-    made, source = _plan_of(configs, dataset, split, s.read(config, flags), s.given(config, flags), ws)
+    settings = s.read(config, flags)
+    made, source = _plan_of(configs, dataset, split, settings, s.given(config, flags), ws)
     done: list[Artefact] = []
     stopped: list[Progress] = []
 
@@ -92,8 +94,13 @@ def run(
             if step.stop:
                 stopped.append(step)
 
-    for _ in show.progress(questions(), "asking", len(made.questions), "questions"):
-        pass
+    about = {"primary": made.primary, **made.settings.model_dump()}
+    inputs = [source.ref] if source is not None else [made.dataset]
+    with live(ws, settings.tracking, "ab", name or f"{made.name}-run", settings=about, inputs=inputs) as job:
+        asked = counted(job, questions(), "questions")
+        for _ in show.progress(asked, "asking", len(made.questions), "questions"):
+            pass
+        job.end(artefact=done[0])
     if stopped:
         show.say(f"decided after {stopped[0].done} of {stopped[0].of} questions")
     _tell(done[0], as_json)

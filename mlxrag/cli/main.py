@@ -89,6 +89,17 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    finally:
+        _mirror()
+
+
+def _mirror() -> None:
+    """Have what a command made mirrored to MLflow, by a process that nothing waits for."""
+    made = getattr(sys.modules.get("mlxrag.workspace"), "MADE", None)
+    if made:
+        from mlxrag.track import mirror_run
+
+        mirror_run(*made[-1])
 
 
 if __name__ == "__main__":

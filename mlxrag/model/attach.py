@@ -306,8 +306,8 @@ def adapted(module: nn.Module, adapter: Adapter, tensors: Mapping[str, mx.array]
 
 def random_key() -> int:
     """Return the state of MLX's random numbers as the seed that would set it."""
-    state: Any = mx.random.state[0].tolist()
-    high, low = int(state[0]), int(state[1])
+    state: Any = mx.random.state
+    high, low = (int(word) for word in state[0].tolist())
     return (high << 32) | low
 
 

@@ -1,0 +1,1 @@
+"""MLflow's side of tracking; with `track.py` the only place that knows it."""
