@@ -33,8 +33,8 @@ class Plan:
     matrix_rate: float = 3e-3
     table_rate: float = 6e-4
     warm: int = 100
-    real: float = 0.45
-    most: int = 4
+    real: float = 0.2
+    most: int = 5
     pointing: float = 0.3
     context_weight: float = 0.15
     context_share: float = 0.06
