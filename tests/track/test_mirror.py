@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxrag.settings import Tracking
+from mlxrag.track import counted, live
 from mlxrag.tracking.mirror import mirror, mirror_missing
 from mlxrag.tracking.store import DATABASE, Store, metric_name
-from mlxrag.tracking.worker import mirror_all
+from mlxrag.tracking.worker import mirror_all, work
 from mlxrag.workspace import Workspace, create, remove, use
 from tests.track import kit
 
@@ -108,19 +116,42 @@ def test_training_has_curves_and_its_adapter_is_registered_by_reference(ws: Work
     assert run_of(store, two.ref).info.run_name == "adapter@v2"
 
 
-def test_a_lost_database_is_rebuilt_from_the_workspace(ws: Workspace) -> None:
-    """After deleting it, mirroring gives the same runs, figures and curves again."""
-    made, adapter = kit.evaluation(ws), kit.trained(ws)
-    store = Store(ws)
-    before = sorted(mirror_all(store))
-    assert list(mirror_all(store)) == []
-    figures = run_of(store, made.ref).data.metrics
+def test_a_lost_database_is_rebuilt_from_the_workspace(ws: Workspace, tables: Path) -> None:
+    """After deleting it, `track mirror` gives the same runs, figures and curves again, also of jobs without an artefact."""
+    kit.evaluation(ws)
+    kit.trained(ws)
+    with live(ws, Tracking(track_seconds=0), "ingest", "documents") as job:
+        assert list(counted(job, range(5), "files", every=0.0)) == [0, 1, 2, 3, 4]
+    work(ws, idle=0.05, poll=0.02)
+    assert list(mirror_all(Store(ws))) == []
+    before = contents(ws)
     for path in ws.root.glob(f"{DATABASE}*"):
         path.unlink()
-    again = Store(Workspace(ws.root))
-    assert sorted(mirror_all(again)) == before
-    assert run_of(again, made.ref).data.metrics == figures
-    assert len(again.client.get_metric_history(run_of(again, adapter.ref).info.run_id, "train/loss")) == 3
+    shutil.copy(tables, ws.root / DATABASE)
+    command = [sys.executable, "-m", "mlxrag", "track", "mirror", "--json", "--workspace", str(ws.root)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    answer = json.loads(done.stdout)
+    assert len(answer["mirrored"]) == 4 and answer["mirrored"][0] == "ingest documents" and answer["runs"] == 3
+    assert contents(ws) == before
+
+
+def contents(ws: Workspace) -> list[Any]:
+    """Every point, parameter, prompt, trace and alias in the database, without ids and times."""
+    with sqlite3.connect(ws.root / DATABASE) as database:
+        found = [
+            database.execute(query).fetchall()
+            for query in (
+                "select r.name, r.status, m.key, m.step, m.value from metrics m join runs r using (run_uuid) order by 1, 2, 3, 4, 5",
+                "select r.name, p.key, p.value from params p join runs r using (run_uuid) order by 1, 2",
+                "select count(*) from trace_info",
+                "select name, value from assessments order by 1, 2",
+                "select name, alias, version from registered_model_aliases",
+                "select name, digest from datasets",
+            )
+        ]
+    database.close()
+    return found
 
 
 def test_a_comparison_has_a_run_per_system_below_it(ws: Workspace) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from mlxrag import track
 from mlxrag.settings import Tracking
-from mlxrag.track import counted, home, live, steps
+from mlxrag.track import home, live, steps
 from mlxrag.tracking import worker
 from mlxrag.tracking.store import DATABASE, Store
 from mlxrag.train.loop import Step
@@ -118,19 +118,6 @@ def test_what_a_job_made_is_the_same_run(ws: Workspace) -> None:
     assert run.data.tags["mlxrag.ref"] == made.ref and run.info.status == "FINISHED"
     assert sorted(m.step for m in store.client.get_metric_history(run.info.run_id, "train/loss")) == [1, 2, 3]
     assert store.client.get_registered_model("adapter.adapter") is not None
-
-
-def test_ended_jobs_rebuild_their_runs_after_the_database_was_lost(ws: Workspace) -> None:
-    """Curves of a job without an artefact come back from its file."""
-    with live(ws, QUIET, "ingest", "documents") as job:
-        assert list(counted(job, range(5), "files", every=0.0)) == [0, 1, 2, 3, 4]
-    work(ws)
-    for path in ws.root.glob(f"{DATABASE}*"):
-        path.unlink()
-    store = Store(Workspace(ws.root))
-    assert list(worker.mirror_all(store)) == ["ingest documents"]
-    run = only_run(store, "ingest")
-    assert run.data.metrics["progress/files"] == 5 and run.info.status == "FINISHED"
 
 
 def test_tracking_is_off_by_one_setting(ws: Workspace) -> None:
