@@ -70,5 +70,6 @@ def test_given_tells_what_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A model's own advice may replace a default, but not what the user set."""
     file = tmp_path / "job.toml"
     file.write_text("[retrieval]\nnum_passages = 3\n")
+    monkeypatch.delenv("MLXRAG_TRACK")
     monkeypatch.setenv("MLXRAG_SEED", "1")
     assert settings.given(file, {"temp": 0.5, "top_p": None}) == {"num_passages", "seed", "temp"}
