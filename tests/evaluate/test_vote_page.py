@@ -157,7 +157,7 @@ def test_a_round_by_keyboard_with_a_reload_and_a_second_rater(server: tuple[Sess
     bob.goto(f"{url}rate/bob")
     shown: list[tuple[str, str]] = []
     for n, key in enumerate(["1", "2", "3", "4", "1", "2"]):
-        ann.wait_for_function(f"document.querySelector('[role=status]').innerText === '{n} of 6 done'")
+        ann.get_by_role("status").filter(has_text=f"{n} of 6 done").wait_for()
         question = ann.get_by_role("heading", level=1).inner_text()
         if n == 2:
             ann.reload()
@@ -171,7 +171,7 @@ def test_a_round_by_keyboard_with_a_reload_and_a_second_rater(server: tuple[Sess
         assert ann.locator(".answer mark").first.is_visible()
         if n == 1:
             bob.keyboard.press("3")
-            bob.wait_for_function("document.querySelector('[role=status]').innerText === '1 of 6 done'")
+            bob.get_by_role("status").filter(has_text="1 of 6 done").wait_for()
         ann.keyboard.press(key)
     ann.get_by_role("heading", name="All done, thank you").wait_for()
     found = list(votes.votes(made.path))
@@ -181,7 +181,7 @@ def test_a_round_by_keyboard_with_a_reload_and_a_second_rater(server: tuple[Sess
     assert [v.choice for v in mine] == want and [v.left for v in mine] == [left for _, left in shown]
     assert mine[2].note == "a note, 1 2 3" and len([v for v in found if v.rater == "bob"]) == 1
     ann.keyboard.press("u")
-    ann.wait_for_function("document.querySelector('[role=status]').innerText === '5 of 6 done'")
+    ann.get_by_role("status").filter(has_text="5 of 6 done").wait_for()
     assert ann.evaluate("window.pwned") is None and not outside
 
 
@@ -213,7 +213,7 @@ def test_scales_by_keyboard(tmp_path: Path, browser: Any) -> None:
         assert not list(votes.votes(made.path))
         page.keyboard.press("5")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('[role=status]').innerText === '1 of 2 done'")
+        page.get_by_role("status").filter(has_text="1 of 2 done").wait_for()
         (vote,) = votes.votes(made.path)
         assert dict(vote.scales) == {"right": 4, "useful": 5}
         assert [s.value for s in scores_of([vote], made.runs)] == [0.75, 1.0]
