@@ -64,3 +64,85 @@ def mirror(as_json: bool, workspace: Path | None) -> None:
         total = len(store.mirrored())
     value: dict[str, Any] = {"mirrored": done, "runs": total, "database": str(ws.root / "mlflow.db")}
     show.result(value, as_json, lambda: click.echo(f"{len(done)} mirrored, {total} in all: {value['database']}"))
+
+
+OUT = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write this HTML page.")
+
+
+@track.command()
+@click.argument("measure")
+@click.option("--system", default="", help="Only runs of this name.")
+@click.option(
+    "--alpha",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Largest p of a change.",
+)
+@OUT
+@JSON
+@workspace_option
+def trend(measure: str, system: str, alpha: float, out: Path | None, as_json: bool, workspace: Path | None) -> None:
+    """Show MEASURE over the versions of every system, and where it changed."""
+    from dataclasses import asdict
+
+    from mlxrag.tracking.page import trend_page
+    from mlxrag.tracking.trend import trends
+    from mlxrag.workspace import open_workspace, write_text
+
+    found = trends(open_workspace(workspace), measure, system=system, alpha=alpha)
+    if out is not None:
+        write_text(out, trend_page(found, measure))
+    value = {"measure": measure, "trends": [asdict(t) for t in found], **({"page": str(out)} if out else {})}
+
+    def draw() -> None:
+        for t in found:
+            marks = {c.at: f"{c.difference:+.3f} (p = {c.p:.2g})" for c in t.changes}
+            cells = [
+                (v, t.made[i][:16], m, t.lows[i], t.highs[i], marks.get(i, ""))
+                for i, (v, m) in enumerate(zip(t.versions, t.means, strict=True))
+            ]
+            title = f"{t.system}: {measure} on {t.dataset}, {t.n} questions of {t.documents} documents"
+            show.table(
+                ("version", "made", "mean", "low", "high", "changed"), cells, title=title, right=("mean", "low", "high")
+            )
+
+    show.result(value, as_json, draw)
+
+
+@track.command("diff")
+@click.argument("run1")
+@click.argument("run2")
+@OUT
+@JSON
+@workspace_option
+def diff_(run1: str, run2: str, out: Path | None, as_json: bool, workspace: Path | None) -> None:
+    """Show what differs between two runs: settings, prompts, data, scores and answers.
+
+    RUN1 and RUN2 are NAME, NAME@VERSION, or KIND/NAME@VERSION for models, adapters and datasets.
+    """
+    from dataclasses import asdict
+
+    from mlxrag.tracking.diff import diff
+    from mlxrag.tracking.page import diff_page
+    from mlxrag.workspace import open_workspace, write_text
+
+    found = diff(open_workspace(workspace), run1, run2)
+    if out is not None:
+        write_text(out, diff_page(found))
+    value = asdict(found) | ({"page": str(out)} if out else {})
+
+    def draw() -> None:
+        show.table(("", found.a, found.b), [(k, *v) for k, v in found.facts.items()])
+        show.table(("setting", "A", "B"), [(k, *map(str, v)) for k, v in found.settings.items()], title="Settings")
+        for line in found.prompt:
+            click.echo(line)
+        d = found.data
+        click.echo(f"Questions: {d['both']} in both, {d['only_a']} only in A, {d['only_b']} only in B")
+        cells = [(m, *v) for m, v in found.scores.items()]
+        show.table(("measure", "A", "B", "B less A", "n"), cells, title="Scores", right=("A", "B", "B less A", "n"))
+        rows = [(x["question"], x["a"], x["b"], x["score_a"], x["score_b"]) for x in found.answers[:10]]
+        title = f"Answers: {found.same_answers} the same, {len(found.answers)} that differ"
+        show.table(("question", "A", "B", "score A", "score B"), rows, title=title)
+
+    show.result(value, as_json, draw)
