@@ -43,7 +43,7 @@ def main() -> None:
         print(f"   The documents say: {truth}.", flush=True)
     if not args.ask_only:
         print("\n3. The whole loop, short: make questions, measure, train an adapter, compare.", flush=True)
-        run("quickstart", "--num-questions", "120", "--iters", "80")
+        run("quickstart", "--num-questions", "80", "--iters", "20")
     print(
         f"\nDone in {time.monotonic() - started:.0f} s. What was made lies in .demo; try: mlxrag chat --workspace .demo"
     )

@@ -16,21 +16,23 @@ from mlxrag.cli.main import cli
 HERE = Path(__file__).resolve().parent
 
 
-def commands(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def commands(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield every command with its help text, parents first."""
-    ctx = click.Context(command, info_name=" ".join(words), max_content_width=100, terminal_width=100)
-    yield words, command.get_help(ctx)
+    settings = dict(command.context_settings) | {"max_content_width": 100, "terminal_width": 100}
+    ctx = click.Context(command, parent, info_name=command.name if parent else "mlxrag", **settings)
+    command._help_option = None  # click keeps the first it makes, whatever the names of help were then
+    yield tuple(ctx.command_path.split()), command.get_help(ctx)
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             child = command.get_command(ctx, name)
             assert child is not None
-            yield from commands(child, (*words, name))
+            yield from commands(child, ctx)
 
 
 def cli_page() -> str:
     """Return docs/cli.md."""
     parts = ["# Commands", "", "Made by `make docs` from the program's own help.", ""]
-    for words, text in commands(cli, ("mlxrag",)):
+    for words, text in commands(cli):
         parts += [f"{'#' * min(2 + len(words) - 1, 4)} {' '.join(words)}", "", "```", text.rstrip(), "```", ""]
     return "\n".join(parts)
 
