@@ -34,12 +34,11 @@ CONVERSATION = ({"role": "user", "content": "What is 2 + 2?"}, {"role": "assista
                 {"role": "user", "content": "And twice that?"})  # fmt: skip
 
 
-def copy_companions(source: Path, folder: Path) -> tuple[str, ...]:
-    """Copy everything but weights and config.json from `source` to `folder`, and return the names."""
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy everything but weights and config.json from `source` to `folder`."""
     names = sorted({file.name for pattern in TRAVEL for file in source.glob(pattern) if file.is_file()})
     for name in names:
         shutil.copyfile(source / name, folder / name)
-    return tuple(names)
 
 
 def check_companions(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

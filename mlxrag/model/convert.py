@@ -19,14 +19,14 @@ from typing import Any
 import mlx.core as mx
 
 from mlxrag.errors import BadInput, Damaged
-from mlxrag.memory import this_machine
+from mlxrag.machine import this_machine
 from mlxrag.model.beside import stop_ids
 from mlxrag.model.calibrate import Calibration, pieces
 from mlxrag.model.checkpoint import read_config, refuse_change, stamp
 from mlxrag.model.companions import check_companions
 from mlxrag.model.halve import choose_dtype, half_fault, this_chip
 from mlxrag.model.likelihood import Floats
-from mlxrag.model.network import Assembled, assemble
+from mlxrag.model.network import assemble
 from mlxrag.model.proof import (
     PROVEN,
     Difference,
@@ -65,6 +65,7 @@ def convert(
     revision: str = "",
     model: ModelSettings | None = None,
     quantizing: Quantizing | None = None,
+    dequantize: bool = False,
     texts: Iterable[str] = (),
     chip: str | None = None,
     available: int | None = None,
@@ -80,6 +81,7 @@ def convert(
         revision: branch, tag or commit of a hub id.
         model: bits, group size and mode, and whether a checkpoint's own code is trusted.
         quantizing: type of what is not quantized, recipes, calibration.
+        dequantize: write a quantized model's weights as plain numbers.
         texts: the user's passages, for calibrated recipes.
         chip: name of the processor, if it is not to be asked for.
         available: free memory in bytes, if it is not to be asked for.
@@ -99,14 +101,18 @@ def convert(
     refuse_foreign_code(found_at.path, model.trust_remote_code)
     seen = stamp(found_at.path)
     dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())
-    changed = recipe is not None or dtype is not None
+    changed = recipe is not None or dtype is not None or dequantize
     proof, baseline, ids = examine(found_at, quantizing, changed, model.trust_remote_code, available)
     calibration = calibrate_on(found_at.path, recipe, quantizing, texts)
-    settings = {**model.model_dump(include={"q_bits", "q_group_size", "q_mode"}), **quantizing.model_dump()}
+    settings = {
+        **model.model_dump(include={"q_bits", "q_group_size", "q_mode"}),
+        **quantizing.model_dump(),
+        "dequantize": dequantize,
+    }
 
     def fill(folder: Path) -> dict[str, Any]:
-        facts = write_checked(found_at.path, folder, dtype, reason, recipe, calibration, proof, baseline, ids,
-                              model.trust_remote_code, tell)  # fmt: skip
+        facts = write_checked(found_at.path, folder, dtype, reason, recipe, calibration, dequantize, proof, baseline,
+                              ids, model.trust_remote_code, tell)  # fmt: skip
         refuse_change(found_at.path, seen)  # what was written is what was proven
         return {**facts, "source": found_at.ref, "proof": proof.as_dict()}
 
@@ -169,7 +175,8 @@ def inherited(known: Mapping[str, Any], ref: str) -> Proof:
     """Return the proof of the version that something is made of, as it is recorded."""
     difference = Difference(**known["difference"]) if known.get("difference") else None
     lists = {key: tuple(known.get(key, ())) for key in ("unread", "dropped")}
-    by = f"{known['by']} (of {ref.removeprefix('models/')})"
+    # Where that one inherited its proof too, its words say already whose it is.
+    by = known["by"] if " (of " in known["by"] else f"{known['by']} (of {ref.removeprefix('models/')})"
     return Proof(**{**known, **lists, "difference": difference, "by": by})
 
 
@@ -188,19 +195,23 @@ def calibrate_on(path: Path, recipe: Recipe | None, quantizing: Quantizing, text
 
 def write_checked(
     source: Path, folder: Path, dtype: mx.Dtype | None, reason: str, recipe: Recipe | None, calibration: Calibration | None,
-    proof: Proof, baseline: Floats | None, ids: Sequence[int], trust_remote_code: bool, tell: Tell | None,
+    dequantize: bool, proof: Proof, baseline: Floats | None, ids: Sequence[int], trust_remote_code: bool, tell: Tell | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the model into `folder`, look at what was written, and return the facts for its manifest."""
-    found = assemble(source, trust_remote_code=trust_remote_code)
-    notes, written = found.notes, write(found, source, folder, dtype, recipe, calibration, tell)
+
+    def write(target: mx.Dtype | None) -> Written:
+        found = assemble(source, trust_remote_code=trust_remote_code)
+        return write_model(found, source, folder, dtype=target, recipe=recipe, calibration=calibration,
+                           dequantize=dequantize, tell=tell)  # fmt: skip
+
+    written = write(dtype)
     if dtype is not None and dtype == mx.float16:
         fault = half_fault(folder, ids)
         if fault and reason.startswith("auto"):
             for file in folder.iterdir():
                 file.unlink()
             reason = f"auto: the checkpoint's own, since float16 {fault}"
-            found = assemble(source, trust_remote_code=trust_remote_code)
-            written = write(found, source, folder, None, recipe, calibration, tell)
+            written = write(None)
         elif fault:
             refuse_overflow(folder, "float16")
     if proof.exact_up_to:
@@ -208,25 +219,17 @@ def write_checked(
     difference = None
     if baseline is not None:
         difference = reread(folder, baseline, ids, proof.exact_up_to)
-        if recipe is None and dtype is None and proof.status == "proven" and difference.max_difference > 2 * PROVEN:
+        unchanged = recipe is None and dtype is None and not dequantize
+        if unchanged and proof.status == "proven" and difference.max_difference > 2 * PROVEN:
             raise Damaged(f"what was written differs from what was read by {difference.max_difference:.1e}; try again")
     return {
-        **{key: value for key, value in asdict(written).items() if key != "companions"},
+        **asdict(written),
         "recipe": recipe.name if recipe else None,
         "dtype_reason": reason,
         "difference": asdict(difference) if difference else None,
         "companions": check_companions(folder, json.loads((folder / "config.json").read_text(encoding="utf-8"))),
-        "notes": list(notes),
+        "notes": list(written.notes),
     }
-
-
-def write(found: Assembled, source: Path, folder: Path, dtype: mx.Dtype | None, recipe: Recipe | None,
-          calibration: Calibration | None, tell: Tell | None) -> Written:  # fmt: skip
-    """Write `found`; where the recipe is calibrated, on a CPU, compute in float32."""
-    target = dtype
-    if recipe is not None and recipe.calibrated and mx.default_device() == mx.cpu:
-        target = mx.float32  # half precision is 30 to 60 times slower on a CPU
-    return write_model(found, source, folder, dtype=target, recipe=recipe, calibration=calibration, tell=tell)
 
 
 def reread(folder: Path, baseline: Floats, ids: Sequence[int], limit: int | None) -> Difference:

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlxrag.errors import BadInput
 from mlxrag.model import calibrate
@@ -38,8 +39,8 @@ def quantize_network(network: nn.Module, recipe: Recipe, calibration: Calibratio
         BadInput: the network is quantized already, no layer can be divided into such groups, or the method
             does not know the architecture.
     """
-    if any(hasattr(module, "bits") for _, module in leaves(network)):
-        raise BadInput("the model is quantized already; quantize the one it was made from")
+    if quantized_leaves(network):
+        raise BadInput("the model is quantized already; quantize the one it was made from, or --dequantize it first")
     if recipe.calibrated and calibration is None:
         raise BadInput(f"{recipe.name} needs texts to calibrate on; give some with --calibration")
     able = [path for path, module in leaves(network) if divisible(module, recipe.group_size)]
@@ -105,24 +106,38 @@ def apply(network: nn.Module, recipe: Recipe, choice: Choice | None) -> Table:
 def unpack(network: nn.Module) -> None:
     """Replace quantized layers by plain ones that hold the same rounded numbers; lazy.
 
-    For measuring on a CPU, where a product with packed weights is some 20 times slower than with plain ones.
+    Layers of experts with a scale over all groups (some nvfp4 checkpoints of others) stay as they are.
+    Also used for measuring on a CPU, where a product with packed weights is some 20 times slower than with plain ones.
     """
     for path, module in leaves(network):
         kind = type(module)
-        if kind not in (nn.QuantizedLinear, nn.QuantizedEmbedding):
+        if kind not in PLAIN or module.get("global_scale") is not None:
             continue
-        weight = mx.dequantize(
+        plain_one = PLAIN[kind]("bias" in module)
+        if "bias" in module:
+            plain_one.bias = module.bias
+        plain_one.weight = mx.dequantize(
             module.weight, module.scales, module.get("biases"), module.group_size, module.bits, module.mode
         )
-        plain_one: nn.Module
-        if kind is nn.QuantizedLinear:
-            plain_one = nn.Linear(1, 1, bias="bias" in module)
-            if "bias" in module:
-                plain_one.bias = module.bias
-        else:
-            plain_one = nn.Embedding(1, 1)
-        plain_one.weight = weight
         network.update_modules(tree_unflatten([(path, plain_one)]))
+
+
+def dequantize_network(network: nn.Module) -> None:
+    """Replace all quantized layers by plain ones that hold the same rounded numbers; lazy.
+
+    Raises:
+        BadInput: nothing is quantized, or a layer has no plain form.
+    """
+    if not quantized_leaves(network):
+        raise BadInput("the model is not quantized, so there is nothing to dequantize; leave out --dequantize")
+    unpack(network)
+    if left := quantized_leaves(network):
+        raise BadInput(f"{left[0]} cannot be dequantized; use the model it was quantized from")
+
+
+def quantized_leaves(network: nn.Module) -> list[str]:
+    """Return the paths of the layers that are quantized."""
+    return [path for path, module in leaves(network) if hasattr(module, "bits")]
 
 
 def bits_per_weight(network: nn.Module) -> float:
@@ -147,6 +162,13 @@ def parameters(network: nn.Module) -> int:
             count += sum(array.size for array in arrays.values())
     return count
 
+
+# What a quantized layer becomes: an empty layer, with or without room for a bias.
+PLAIN: dict[type[nn.Module], Callable[[bool], nn.Module]] = {
+    nn.QuantizedLinear: lambda bias: nn.Linear(1, 1, bias=bias),
+    nn.QuantizedEmbedding: lambda bias: nn.Embedding(1, 1),
+    QuantizedSwitchLinear: lambda bias: SwitchLinear(1, 1, 1, bias=bias),
+}
 
 QUANTIZERS: dict[str, Callable[[nn.Module, Recipe, Calibration | None], Table]] = {
     "plain": plain,

@@ -171,8 +171,7 @@ def original(source: Source, network: Any, logits: Recorded, measuring: Measurin
 def measured(source: Source, plan: Recipe, place: Path, logits: Recorded, measuring: Measuring) -> Row:
     """Make one recipe in `place` and measure it."""
     calibration = measuring.calibration if plan.calibrated else None
-    dtype = mx.float32 if plan.calibrated and mx.default_device() == mx.cpu else None
-    written = write_model(assemble(source.path), source.path, place, dtype=dtype, recipe=plan, calibration=calibration)
+    written = write_model(assemble(source.path), source.path, place, recipe=plan, calibration=calibration)
     # The same rounded numbers, unpacked where packed ones are slow.
     quality = divergence(logits, ready(place, plain=mx.default_device() == mx.cpu))
     return Row(

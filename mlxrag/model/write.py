@@ -21,7 +21,7 @@ from mlxrag.errors import BadInput
 from mlxrag.model.calibrate import Calibration
 from mlxrag.model.companions import copy_companions
 from mlxrag.model.network import Assembled, assemble
-from mlxrag.model.quantize import bits_per_weight, nbytes, parameters, quantize_network
+from mlxrag.model.quantize import bits_per_weight, dequantize_network, nbytes, parameters, quantize_network
 from mlxrag.model.recipe import Recipe
 from mlxrag.model.tensors import write_weights
 from mlxrag.workspace import write_json
@@ -31,7 +31,7 @@ Tell = Callable[[int, int], None]  # bytes written, bytes in all
 
 @dataclass(frozen=True)
 class Written:
-    """Facts of a directory that was written: bytes of the weights, parameters, bits per weight, peak of memory."""
+    """Facts of a directory that was written: bytes of the weights, parameters, bits per weight, peak of memory, changes."""
 
     nbytes: int
     parameters: int
@@ -39,7 +39,7 @@ class Written:
     peak_bytes: int
     dtype: str
     quantization: Mapping[str, Any] | None
-    companions: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def write_model(
@@ -50,6 +50,7 @@ def write_model(
     dtype: mx.Dtype | None = None,
     recipe: Recipe | None = None,
     calibration: Calibration | None = None,
+    dequantize: bool = False,
     tell: Tell | None = None,
 ) -> Written:
     """Write `found` into `folder`; its weights are **given away** while they are written.
@@ -61,18 +62,30 @@ def write_model(
         dtype: type of what is not quantized; None keeps it.
         recipe: how to quantize; None leaves the weights as they are.
         calibration: texts for calibrated recipes.
+        dequantize: write quantized layers as plain ones.
         tell: called with bytes written and bytes in all.
 
     Raises:
-        BadInput: the recipe does not fit the network.
+        BadInput: the recipe does not fit the network, or nothing is there to dequantize.
     """
     mx.clear_cache()
     mx.reset_peak_memory()
     network, config = found.network, dict(found.config)
+    own = dtype_of(network)
+    if dequantize:
+        dequantize_network(network)
+        cast(network, getattr(mx, own))  # some modes give bfloat16 whatever the rest is
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
     if dtype is not None:
         cast(network, dtype)
     if recipe is not None:
+        slow = recipe.calibrated and mx.default_device() == mx.cpu
+        if slow:  # half precision is 30 to 60 times slower on a CPU, and calibration computes with the weights
+            cast(network, mx.float32)
         table = quantize_network(network, recipe, calibration)
+        if slow:
+            cast(network, dtype or getattr(mx, own))
         config["quantization"] = config["quantization_config"] = table
     facts = (nbytes(network), parameters(network), bits_per_weight(network), dtype_of(network))
     write_config(
@@ -84,7 +97,8 @@ def write_model(
         if tell:
             tell(done, facts[0])
     peak = mx.get_peak_memory()
-    return Written(*facts[:3], peak, facts[3], config.get("quantization"), copy_companions(source, folder))
+    copy_companions(source, folder)
+    return Written(*facts[:3], peak, facts[3], config.get("quantization"), found.notes)
 
 
 def cast(network: nn.Module, dtype: mx.Dtype) -> None:

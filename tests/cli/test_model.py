@@ -81,6 +81,9 @@ def test_flags_of_mlx_lm_convert_mean_the_same(toy: Path, tmp_path: Path) -> Non
     )
     out = answer("model", "convert", toy, "--dtype", "bfloat16", "--mlx-path", tmp_path / "out", ws=ws)
     assert out["version"] is None and out["dtype"] == "bfloat16" and (tmp_path / "out" / "conversion.json").is_file()
+    plain = answer("model", "convert", "toy@v1", "-d", "--name", "plain", ws=ws)
+    assert plain["bits_per_weight"] == 32 and plain["difference"]["max_difference"] < 1e-4
+    assert run("model", "convert", "toy@v1", "-q", "-d", ws=ws).exit_code == 2
     again = run("model", "convert", toy, "--mlx-path", tmp_path / "out", ws=ws)
     assert isinstance(again.exception, BadInput)
 

@@ -8,6 +8,7 @@ import pytest
 
 import mlxrag.model  # noqa: F401  # isort: skip
 import mlx.core as mx
+from mlx_lm.utils import load_model
 
 from mlxrag.errors import BadInput
 from mlxrag.model import quick
@@ -75,6 +76,40 @@ def test_a_quantized_model_is_not_quantized_again(toy: Path, tmp_path: Path) -> 
     write_model(assemble(toy), toy, out, recipe=parse("8-g32"))
     with pytest.raises(BadInput, match="quantized already"):
         quantize_network(assemble(out).network, parse("4-g32"))
+
+
+@pytest.mark.parametrize("word", ["8-g32", "4-g32", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("arch", ["llama", "mixtral"])
+def test_a_dequantized_model_holds_the_same_rounded_numbers(word: str, arch: str, tmp_path: Path) -> None:
+    """It is of one type, mlx_lm opens it, and it computes what the quantized one computes, experts included."""
+    more = {"model_type": arch, "num_local_experts": 2, "num_experts_per_tok": 1} if arch == "mixtral" else {}
+    toy = write_toy(tmp_path / "toy", num_hidden_layers=1, **more)
+    (small, plain) = (tmp_path / "small", tmp_path / "plain")
+    small.mkdir()
+    plain.mkdir()
+    write_model(assemble(toy), toy, small, recipe=parse(word))
+    written = write_model(assemble(small), small, plain, dequantize=True)
+    assert written.dtype == "float32" and written.bits_per_weight == 32 and written.quantization is None
+    ids = mx.array([[1, 20, 30, 40]])
+    theirs, config = load_model(plain)
+    assert "quantization" not in config
+    assert mx.allclose(theirs(ids), assemble(small).network(ids), atol=1e-4)
+    with pytest.raises(BadInput, match="nothing to dequantize"):
+        write_model(assemble(plain), plain, tmp_path / "none", dequantize=True)
+
+
+@pytest.mark.parametrize("word", ["gptq-4-g32", "dwq-4-g32"])
+def test_a_calibrated_recipe_leaves_the_type_of_the_model(word: str, tmp_path: Path) -> None:
+    """Calibration computes in float32 on a CPU; what is written is as small as a plain recipe's."""
+    toy = write_toy(tmp_path / "toy", num_hidden_layers=1)
+    half, out = tmp_path / "half", tmp_path / "out"
+    half.mkdir()
+    out.mkdir()
+    write_model(assemble(toy), toy, half, dtype=mx.float16)
+    rows = tuple(tuple(range(6 + i, 30 + i)) for i in range(10))
+    texts = Calibration(rows, Quantizing(dwq_batch=2), "llama")
+    written = write_model(assemble(half), half, out, recipe=parse(word), calibration=texts)
+    assert written.dtype == "float16" and written.bits_per_weight < 6
 
 
 def test_pieces_are_of_one_length_and_spread_over_all_texts(toy: Path) -> None:
