@@ -35,7 +35,11 @@ class Damaged(MlxragError):
 
 
 class WontFit(MlxragError):
-    """The work would not fit in the memory budget."""
+    """The work would not fit in the memory budget; `missing` says by how many bytes, where that is known."""
+
+    def __init__(self, text: str, missing: int = 0) -> None:
+        super().__init__(text)
+        self.missing = missing
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

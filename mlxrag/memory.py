@@ -1,9 +1,12 @@
-"""The budget: what the machine can give, what is held, what would fit.
+"""The ledger: who holds what of one budget, and what would fit.
 
-Everything resident is written into one ledger before it is allocated: weights, adapters, KV caches, encoders, index
-caches, training state.  `reserve` grants or raises `WontFit`; nothing is allocated that was not granted.  Processes on
-one machine share a budget through a file that each of them updates under a lock.  This file knows no model: it counts
-bytes that others predict.
+Everything resident is written into one ledger before it is allocated: weights, adapters, KV caches, encoders, training
+state, the work of the step ahead.  `reserve` grants or raises `WontFit`; nothing is allocated that was not granted.
+Processes on one machine share a budget through a file that each of them updates under a lock.  This file knows no
+model: it counts bytes that others predict.
+
+Long work calls `look` at its safe points (between steps, tokens, batches).  There, and only there, a budget that has
+shrunk takes effect: what is idle is given up at once, and if that is not enough the work itself has to let go.
 """
 
 from __future__ import annotations
@@ -11,108 +14,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mlxrag.errors import BadInput, WontFit
-from mlxrag.settings import Memory
+from mlxrag.errors import WontFit
+from mlxrag.machine import GB, budget, this_machine
 
-GB = 1_000_000_000
-UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": GB, "TB": 1000**4, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the budget is worked out from; a test plays any machine by making one.
-
-    Attributes:
-        system: `Darwin` or `Linux`.
-        total: bytes of memory.
-        available: bytes that could be taken now without swapping.
-        working_set: bytes the GPU may hold (Metal's recommended maximum), or None without a GPU.
-        limit: bytes that a control group allows to be taken yet, or None.
-    """
-
-    system: str
-    total: int
-    available: int
-    working_set: int | None = None
-    limit: int | None = None
-
-
-def this_machine() -> Machine:
-    """Look at the machine now (its own counters, control group; on macOS, Metal's limit)."""
-    total, available = installed()
-    system = "Darwin" if sys.platform == "darwin" else "Linux"
-    working_set = metal_working_set(total) if system == "Darwin" else None
-    return Machine(system, total, available, working_set, _cgroup_room())
-
-
-def installed() -> tuple[int, int]:
-    """Return the bytes of memory that are there, and that are free or can be freed at once.
-
-    Linux says it in a file; psutil, which knows the other systems, would take longer to import than a model to load.
-    """
-    try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return int(rows["MemTotal"].split()[0]) * 1024, int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        import psutil
-
-        memory = psutil.virtual_memory()
-        return int(memory.total), int(memory.available)
-
-
-def metal_working_set(total: int) -> int:
-    """Return Metal's recommended maximum working set in bytes.
-
-    MLX knows it once it is loaded; before that, 2/3 of memory up to 36 GB and 3/4 above, as llama.cpp's logs of
-    M1 Pro machines show (16 GB: 11,453 MB; 32 GB: 22,906 MB).
-    """
-    core = sys.modules.get("mlx.core")
-    if core is not None:
-        info = core.device_info()
-        if "max_recommended_working_set_size" in info:
-            return int(info["max_recommended_working_set_size"])
-    return total * 2 // 3 if total <= 36 * 1024**3 else total * 3 // 4
-
-
-def budget(machine: Machine, memory: Memory) -> int:
-    """Return the bytes that everything mlxrag holds may sum to.
-
-    Unless the setting says otherwise: what is available less a reserve for the system, at most 85 % of what the GPU
-    may hold on macOS, and at most what the control group allows on Linux.
-
-    Raises:
-        BadInput: the setting is no size.
-    """
-    if memory.memory_budget:
-        return parse_size(memory.memory_budget)
-    room = machine.available - parse_size(memory.memory_reserve)
-    if machine.working_set is not None:
-        room = min(room, machine.working_set * 85 // 100)
-    if machine.limit is not None:
-        room = min(room, machine.limit * 9 // 10)
-    return max(room, 0)
-
-
-def parse_size(text: str) -> int:
-    """Return bytes of a size such as `6GB`, `1.5 GiB` or `800MB`.
-
-    Raises:
-        BadInput: it is no size.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if not match or match[2].upper() not in UNITS:
-        raise BadInput(f"{text!r} is no size in memory; write it like 6GB or 800MB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+EVERY = 0.5  # seconds between looks at the machine
+POLL = 0.1  # seconds after which a waiting request looks whether another process gave something back
 
 
 class Hold:
@@ -149,13 +63,22 @@ class Ledger:
     Args:
         size: the budget in bytes.
         shared: file in which processes of this machine write what they hold; None keeps it to this process.
+        source: says what the budget is now, given the bytes that all processes hold; None keeps it as it is.
+
+    Attributes:
+        relief: what frees bytes when a request does not fit, by name, cheapest first; given how many are missing, each
+            returns how many it freed.
+        peak: the most bytes that this process has held.
     """
 
-    def __init__(self, size: int, shared: Path | None = None) -> None:
+    def __init__(self, size: int, shared: Path | None = None, source: Callable[[int], int] | None = None) -> None:
         self._size, self._shared = size, shared
+        self.source = source
         self._holds: list[Hold] = []
         self._turn = threading.Condition(threading.RLock())
+        self._next_look = 0.0
         self.relief: list[tuple[str, Callable[[int], int]]] = []
+        self.peak = 0
 
     @property
     def size(self) -> int:
@@ -176,7 +99,7 @@ class Ledger:
     def free(self) -> int:
         """Return the bytes that could be granted now; below 0 after the budget has shrunk under what is held."""
         with self._turn, self._others() as others:
-            return self._size - self.held - sum(others.values())
+            return self._size - self.held - others
 
     def set_size(self, size: int) -> None:
         """Change the budget; if less than what is held remains, relief is asked for the difference."""
@@ -185,6 +108,28 @@ class Ledger:
             self._relieve(-self.free())
             self._turn.notify_all()
 
+    def refresh(self) -> None:
+        """Take up the budget that there is now."""
+        if self.source is not None:
+            with self._turn, self._others() as others:
+                held = self.held + others
+            self.set_size(self.source(held))
+
+    def look(self, every: float = EVERY) -> None:
+        """Take up the budget that there is now, at a safe point of long work; at most once in `every` seconds.
+
+        Raises:
+            WontFit: more is held than that, and nothing idle is left to give up; the work has to let go of its own.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + every
+        self.refresh()
+        over = -self.free()
+        if over > 0 and self.held:
+            raise WontFit(f"the budget has shrunk to {_mb(self._size)}{self._holders()}", over)
+
     def reserve(self, who: str, kind: str, size: int, *, wait: float = 0.0, helps: str = "") -> Hold:
         """Grant `size` bytes, asking for relief and then waiting where there is too little.
 
@@ -192,20 +137,23 @@ class Ledger:
             who: holder, as a person should read it, such as `reader v1`.
             kind: weights, adapter, cache, encoder, index, training or scratch.
             size: bytes, at least 0.
-            wait: seconds to wait for others to give back.
+            wait: seconds to wait for others to give back, or for the budget to grow.
             helps: settings that would make it fit, for the message.
 
         Raises:
             WontFit: needed and free bytes, who holds what, and what would help.
         """
         hold = Hold(self, who, kind, 0)
+        until = time.monotonic() + wait
         with self._turn:
             self._holds.append(hold)
             try:
-                if not self._grant(hold, size) and not (
-                    wait and self._turn.wait_for(lambda: self._grant(hold, size), wait)
-                ):
-                    raise self._refusal(who, size, helps)
+                while not self._grant(hold, size):
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        raise self._refusal(who, size, helps)
+                    self._turn.wait(min(left, POLL))
+                    self.refresh()
             except BaseException:
                 self._holds.remove(hold)
                 raise
@@ -224,59 +172,69 @@ class Ledger:
             if hold in self._holds:
                 self._holds.remove(hold)
                 hold.size = 0
-                self._publish()
+                with self._others():
+                    pass
                 self._turn.notify_all()
 
     def _grant(self, hold: Hold, size: int) -> bool:
-        missing = size - hold.size - self.free()
-        if size > hold.size and missing > 0 and not self._relieve(missing):
-            return False
-        hold.size = size
-        self._publish()
-        return True
+        missing = self._take(hold, size)
+        return not missing or (self._relieve(missing) and not self._take(hold, size))
+
+    def _take(self, hold: Hold, size: int) -> int:
+        """Give a hold its size if that fits, and return 0; else return how much is missing.
+
+        Looking and taking are one step under the lock of the shared file, so that two processes cannot take the same.
+        """
+        with self._others() as others:
+            missing = size - hold.size - (self._size - self.held - others)
+            if size > hold.size and missing > 0:
+                return missing
+            hold.size = size
+            self.peak = max(self.peak, self.held)
+            return 0
 
     def _relieve(self, missing: int) -> bool:
         """Ask the rungs in `relief` in order until `missing` bytes are free; a rung returns the bytes it gave back."""
+        if missing <= 0:
+            return True
         target = self.free() + missing
-        for _, rung in self.relief:
+        for _, rung in list(self.relief):
             if self.free() >= target:
                 break
             rung(target - self.free())
         return self.free() >= target
 
     def _refusal(self, who: str, size: int, helps: str) -> WontFit:
+        free = max(self.free(), 0)
+        said = f"{who} needs {_mb(size)} and {_mb(free)} of the budget of {_mb(self._size)} are free{self._holders()}"
+        return WontFit(said + (f"; {helps}" if helps else "; a larger --memory-budget would help"), size - free)
+
+    def _holders(self) -> str:
         holders = ", ".join(f"{h.who} {_mb(h.size)}" for h in self.holds()[:4] if h.size)
         others = self._size - self.held - self.free()
-        parts = [f"{who} needs {_mb(size)} and {_mb(max(self.free(), 0))} of the budget of {_mb(self._size)} are free"]
-        if holders:
-            parts.append(f"held by {holders}")
-        if others:
-            parts.append(f"{_mb(others)} by other mlxrag processes")
-        return WontFit("; ".join(parts) + (f"; {helps}" if helps else "; a larger --memory-budget would help"))
-
-    def _publish(self) -> None:
-        with self._others(publish=True):
-            pass
+        parts = [f"held by {holders}"] if holders else []
+        return "".join(f"; {p}" for p in [*parts, *([f"{_mb(others)} by other mlxrag processes"] if others else [])])
 
     @contextmanager
-    def _others(self, publish: bool = False) -> Iterator[dict[int, int]]:
-        """Yield what other living processes hold, by process id."""
+    def _others(self) -> Iterator[int]:
+        """Yield what other living processes hold, in bytes, under the lock of the shared file; then write what is held here.
+
+        What is changed within is seen by the others at once.  Not to be entered twice by one thread.
+        """
         if self._shared is None:
-            yield {}
+            yield 0
             return
         self._shared.parent.mkdir(parents=True, exist_ok=True)
         with self._shared.open("a+") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             handle.seek(0)
-            try:
-                table = {int(pid): int(size) for pid, size in json.loads(handle.read() or "{}").items()}
-            except (ValueError, AttributeError):
-                table = {}
-            others = {pid: size for pid, size in table.items() if pid != os.getpid() and _alive(pid)}
-            yield others
-            if publish:
+            table = _living(handle.read())
+            own = table.pop(os.getpid(), [])
+            yield sum(size for holds in table.values() for _, _, size in holds)
+            mine = [(hold.who, hold.kind, hold.size) for hold in self.holds() if hold.size]
+            if mine != own:
                 handle.truncate(0)
-                handle.write(json.dumps({**others, os.getpid(): self.held}))
+                handle.write(json.dumps({**table, **({os.getpid(): mine} if mine else {})}))
 
 
 def ledger() -> Ledger:
@@ -286,20 +244,22 @@ def ledger() -> Ledger:
     from mlxrag import settings
 
     table = settings.read().memory
-    _current.append(Ledger(budget(this_machine(), table), _shared()))
+    held = sum(size for holds in held_by_processes().values() for _, _, size in holds)
+    source = None if table.memory_budget else lambda now: budget(this_machine(), table, now)
+    _current.append(Ledger(budget(this_machine(), table, held), _shared(), source))
     return _current[-1]
 
 
-def held_by_processes() -> dict[int, int]:
-    """Return what the living mlxrag processes of this user hold, in bytes by process id."""
-    with suppress(OSError, ValueError, AttributeError):
-        told = json.loads(_shared().read_text())
-        return {int(pid): int(size) for pid, size in told.items() if _alive(int(pid)) and size}
+def held_by_processes() -> dict[int, list[tuple[str, str, int]]]:
+    """Return what the living mlxrag processes of this user hold, by process id: holder, kind and bytes."""
+    with suppress(OSError):
+        return _living(_shared().read_text())
     return {}
 
 
-def _shared() -> Path:
-    return Path.home() / ".mlxrag" / "budget.json"
+def figures() -> dict[str, int]:
+    """Return what a run's record says of memory: the budget, and the most that this process held, in bytes."""
+    return {"budget": ledger().size, "peak_held": ledger().peak}
 
 
 def use(new: Ledger) -> None:
@@ -311,11 +271,17 @@ def use(new: Ledger) -> None:
 _current: list[Ledger] = []
 
 
-def _cgroup_room() -> int | None:
-    root = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):
-        return int((root / "memory.max").read_text()) - int((root / "memory.current").read_text())
-    return None
+def _shared() -> Path:
+    return Path.home() / ".mlxrag" / "budget.json"
+
+
+def _living(text: str) -> dict[int, list[tuple[str, str, int]]]:
+    """Read the shared file, without processes that are gone; one that was cut short counts for nothing."""
+    try:
+        table = {int(pid): [(str(w), str(k), int(s)) for w, k, s in holds] for pid, holds in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return {pid: holds for pid, holds in table.items() if _alive(pid)}
 
 
 def _alive(pid: int) -> bool:

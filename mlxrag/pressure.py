@@ -1,14 +1,15 @@
 """What the machine feels, and the ladder that the program steps down under pressure and up again after it.
 
-The sampler reads counters that cost microseconds (psutil; macOS `kern.memorystatus_vm_pressure_level`; Linux pressure
-stall information).  The ladder knows nothing of models: a rung is two functions, one that frees bytes and one that
-takes them back.  Hysteresis: down at once, up only after the machine was calm for a while, one rung at a time, so that
-a noisy signal does not make it oscillate.
+The sampler reads counters that cost microseconds (Linux: files of /proc; macOS: `kern.memorystatus_vm_pressure_level`
+and psutil).  The ladder knows nothing of models: a rung is two functions, one that frees bytes and one that takes them
+back.  Hysteresis: down at once, up only after the machine was calm for a while, one rung at a time and only where there
+is room for more than what it freed, so that a noisy signal does not make it oscillate.
 """
 
 from __future__ import annotations
 
-import subprocess
+import ctypes
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
+from mlxrag.machine import installed
 from mlxrag.memory import Ledger
+
+ROOM = 1.5
+"""A rung is taken back where so many times the bytes that it freed are free."""
 
 
 class Level(IntEnum):
@@ -49,21 +54,26 @@ class Reading:
 
 
 def read() -> Reading:
-    """Read the machine now; about 0.1 ms on Linux, some ms on macOS."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    resident = int(psutil.Process().memory_info().rss)
-    stalled = _stalled()
+    """Read the machine now; `python -m benchmarks.soak --cost` measures what that takes."""
+    total, available = installed()
     if sys.platform == "darwin":
+        import psutil
+
         told = _sysctl("kern.memorystatus_vm_pressure_level")
         level = {1: Level.CALM, 2: Level.TIGHT, 4: Level.CRITICAL}.get(told or 1, Level.CALM)
         limit = _sysctl("machdep.xcpm.cpu_thermal_level")
         thermal = None if limit is None else max(0.0, 1 - limit / 100)
-    else:
-        thermal = None
-        level = judge(memory.available / memory.total, stalled)
-    return Reading(level, int(memory.available), int(psutil.swap_memory().used), resident, stalled, thermal)
+        resident = int(psutil.Process().memory_info().rss)
+        return Reading(level, available, int(psutil.swap_memory().used), resident, None, thermal)
+    stalled = _stalled()
+    return Reading(judge(available / total, stalled), available, _swap(), resident_bytes(), stalled)
+
+
+def resident_bytes() -> int:
+    """Return the bytes of this process that are in memory (Linux; 0 elsewhere)."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def judge(free_share: float, stalled: float | None) -> Level:
@@ -85,20 +95,23 @@ class Rung:
 
     Attributes:
         name: what is done, for the log: `drop idle caches`.
-        down: does it and returns the bytes freed; 0 when there was nothing to do.
+        down: does it and returns the bytes that are free now, or that the work ahead needs less; 0 when there was
+            nothing to do.
         up: undoes it; returns whether it could.
-        cost: what it is known to cost in quality or time, for the log.
+        cost: says what it is known to cost in quality or time, for the log; asked when the step is taken.
+        exact: answers stay what they are; a measurement takes no other step.
     """
 
     name: str
     down: Callable[[], int]
     up: Callable[[], bool]
-    cost: str
+    cost: Callable[[], str]
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A step that was taken: direction, rung, bytes freed (or taken back as a negative number) and its known cost."""
+    """A step that was taken: direction, rung, bytes freed and its known cost."""
 
     direction: str
     rung: str
@@ -114,19 +127,28 @@ class Ladder:
     Attributes:
         rungs: cheapest first.
         calm_for: seconds of calm before one rung is taken back.
+        room: bytes that are free; a rung is taken back only where they are more than what it freed.  None is no limit.
+        exact_only: take no step that changes answers.
         moves: what happened, oldest first.
     """
 
     rungs: list[Rung]
     calm_for: float = 30.0
+    room: Callable[[], int] | None = None
+    exact_only: bool = False
     moves: list[Move] = field(default_factory=list)
-    _down: list[int] = field(default_factory=list)
+    _down: list[tuple[int, int]] = field(default_factory=list)
     _calm_since: float | None = None
 
     @property
     def depth(self) -> int:
         """Rungs given up and not taken back."""
         return len(self._down)
+
+    @property
+    def given_up(self) -> tuple[str, ...]:
+        """Names of the rungs given up and not taken back, in the order they went."""
+        return tuple(self.rungs[number].name for number, _ in self._down)
 
     def observe(self, level: Level, now: float) -> Move | None:
         """React to a level at a time in seconds: at most one step, which is returned.
@@ -148,26 +170,31 @@ class Ladder:
         """Go down until `missing` bytes are free or the ladder ends; returns the bytes freed."""
         freed = 0
         while freed < missing and (move := self._step_down(now)) is not None:
+            self._calm_since = None
             freed += move.freed
         return freed
 
-    def bind(self, ledger: Ledger, clock: Callable[[], float]) -> None:
-        """Let a ledger that is short of bytes step down this ladder before it refuses."""
-        ledger.relief.append(("ladder", lambda missing: self.relieve(missing, clock())))
+    def bind(self, ledger: Ledger, clock: Callable[[], float]) -> Callable[[], None]:
+        """Let a ledger that is short of bytes step down this ladder before it refuses; returns what undoes that."""
+        entry = ("ladder", lambda missing: self.relieve(missing, clock()))
+        ledger.relief.append(entry)
+        self.room = ledger.free
+        return lambda: ledger.relief.remove(entry) if entry in ledger.relief else None
 
     def _step_down(self, now: float) -> Move | None:
+        gone = {number for number, _ in self._down}
         for number, rung in enumerate(self.rungs):
-            if number in self._down:
+            if number in gone or (self.exact_only and not rung.exact):
                 continue
             freed = rung.down()
             if freed > 0:
-                self._down.append(number)
-                return self._note(Move("down", rung.name, freed, rung.cost, now))
+                self._down.append((number, freed))
+                return self._note(Move("down", rung.name, freed, rung.cost(), now))
         return None
 
     def _step_up(self, now: float) -> Move | None:
-        number = self._down[-1]
-        if not self.rungs[number].up():
+        number, freed = self._down[-1]
+        if (self.room is not None and self.room() < ROOM * freed) or not self.rungs[number].up():
             return None
         self._down.pop()
         return self._note(Move("up", self.rungs[number].name, 0, "", now))
@@ -184,7 +211,19 @@ def _stalled() -> float | None:
     return None
 
 
+def _swap() -> int:
+    """Return the bytes in swap (Linux)."""
+    with suppress(OSError, KeyError, ValueError):
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return (int(rows["SwapTotal"].split()[0]) - int(rows["SwapFree"].split()[0])) * 1024
+    return 0
+
+
 def _sysctl(name: str) -> int | None:
-    with suppress(OSError, ValueError, subprocess.SubprocessError):
-        return int(subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=1, check=True).stdout)
+    """Return an integer that macOS's kernel tells, or None where there is no such one."""
+    value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        if library.sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0:
+            return int.from_bytes(bytes(value)[: size.value], sys.byteorder, signed=True)
     return None

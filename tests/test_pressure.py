@@ -23,7 +23,7 @@ def ladder(sizes: list[int], calm_for: float = 30.0) -> tuple[Ladder, list[int]]
         held[i] = sizes[i]
         return True
 
-    rungs = [Rung(f"rung {i}", lambda i=i: down(i), lambda i=i: up(i), "none") for i in range(len(sizes))]
+    rungs = [Rung(f"rung {i}", lambda i=i: down(i), lambda i=i: up(i), lambda: "none") for i in range(len(sizes))]
     return Ladder(rungs, calm_for), held
 
 
@@ -71,10 +71,44 @@ def test_a_short_ledger_steps_down_before_it_refuses() -> None:
         holds[i].release()
         return size
 
-    steps = Ladder([Rung(f"drop {i}", lambda i=i: drop(i), lambda: True, "") for i in range(3)])
+    steps = Ladder([Rung(f"drop {i}", lambda i=i: drop(i), lambda: True, str) for i in range(3)])
     steps.bind(book, lambda: 0.0)
     book.reserve("question", "cache", 60)
     assert [m.rung for m in steps.moves] == ["drop 0", "drop 1"] and book.held == 90
+
+
+def test_a_rung_is_taken_back_only_where_there_is_room_for_more_than_it_freed() -> None:
+    """Else the next request would step down again at once."""
+    book = Ledger(100)
+    steps, held = ladder([40])
+    unbind = steps.bind(book, lambda: 0.0)
+    steps.observe(Level.TIGHT, 0)
+    other = book.reserve("other", "cache", 50)
+    assert steps.observe(Level.CALM, 40) is None and steps.observe(Level.CALM, 80) is None and steps.depth == 1
+    other.resize(30)
+    moved = [m.direction for t in range(100, 200) if (m := steps.observe(Level.CALM, t))]
+    assert moved == ["up"] and held == [40]
+    unbind()
+    assert book.relief == []
+
+
+def test_a_step_for_a_request_delays_the_way_up_like_pressure_does() -> None:
+    """Calm is counted from the last step down, whoever asked for it."""
+    steps, _ = ladder([5, 7])
+    steps.observe(Level.CALM, 0)
+    assert steps.relieve(1, 20) == 5
+    moved = [t for t in range(21, 100) if steps.observe(Level.CALM, t)]
+    assert moved == [51]
+
+
+def test_a_measurement_takes_no_step_that_changes_answers() -> None:
+    """Rungs that are not exact are passed over."""
+    rungs = [
+        Rung("shorten context", lambda: 5, lambda: True, str, exact=False),
+        Rung("fewer", lambda: 3, lambda: True, str),
+    ]
+    steps = Ladder(rungs, exact_only=True)
+    assert steps.relieve(100, 0) == 3 and steps.given_up == ("fewer",)
 
 
 def test_the_judgement_of_a_linux_machine() -> None:

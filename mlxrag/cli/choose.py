@@ -43,12 +43,12 @@ def choose(
 
     Memory is predicted, time follows from the measured speed of this machine; nothing is downloaded.
     """
-    from mlxrag import memory, settings
+    from mlxrag import machine, settings
     from mlxrag.model.choose import cached, read_ladder
     from mlxrag.model.choose import choose as pick
     from mlxrag.model.speed import backend, remembered
 
-    budget = memory.budget(memory.this_machine(), settings.read(None, flags).memory)
+    budget = machine.budget(machine.this_machine(), settings.read(None, flags).memory)
     rungs = read_ladder(ladder)
     found = pick(
         rungs, budget, remembered().best, goal=goal, max_latency=max_latency, local=cached(rungs), only_local=local,

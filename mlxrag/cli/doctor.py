@@ -19,7 +19,7 @@ def doctor(refresh: bool, as_json: bool) -> None:
     from importlib import metadata
 
     from mlxrag import device, pressure, settings
-    from mlxrag import memory as book
+    from mlxrag import machine as book
     from mlxrag.model import speed
 
     with show.err().status("measuring the machine"):

@@ -76,7 +76,7 @@ def sweep(
     from mlxrag import settings as s
     from mlxrag.cli.texts import own_texts
     from mlxrag.errors import BadInput
-    from mlxrag.memory import parse_size
+    from mlxrag.machine import parse_size
     from mlxrag.model.source import find_source
     from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick
     from mlxrag.model.sweep import sweep as run

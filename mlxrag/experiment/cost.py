@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxrag import memory
+from mlxrag import machine
 from mlxrag.experiment.plan import Variant
 from mlxrag.experiment.statistics import differences, mean_interval
 from mlxrag.model.checkpoint import read_config
@@ -129,7 +129,7 @@ def foreseen(
         seconds: variant -> seconds per question, from a pilot; looked up in earlier runs of the same model unless given.
     """
     sizes = {v.name: predicted(v, workspace) for v in variants}
-    room = memory.budget(memory.this_machine(), variants[0].settings.memory)
+    room = machine.budget(machine.this_machine(), variants[0].settings.memory)
     weights = [max(sizes[v.name].weights for v in group) for group in groups]
     work = max(size.cache + size.work for size in sizes.values())
     together = sum(weights) + work <= room

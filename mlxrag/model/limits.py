@@ -10,7 +10,8 @@ import atexit
 
 import mlx.core as mx
 
-from mlxrag.memory import Ledger, this_machine
+from mlxrag.machine import this_machine
+from mlxrag.memory import Ledger
 
 MARGIN = 1 << 30
 MOST_CACHED = 1 << 30  # freed buffers that MLX keeps for reuse

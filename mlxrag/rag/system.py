@@ -18,7 +18,8 @@ from typing import Any
 
 from mlxrag import __version__
 from mlxrag.errors import BadInput, MlxragError
-from mlxrag.memory import ledger, parse_size
+from mlxrag.machine import parse_size
+from mlxrag.memory import ledger
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.cache import KVStore, open_store, store_key
 from mlxrag.model.choose import default_model

@@ -18,7 +18,8 @@ import mlx.core as mx
 
 from mlxrag.data.dataset import open_dataset
 from mlxrag.errors import BadInput
-from mlxrag.memory import ledger, parse_size
+from mlxrag.machine import parse_size
+from mlxrag.memory import ledger
 from mlxrag.model.load import Model, load, locate
 from mlxrag.settings import Answering, Memory, ModelSettings, Training
 from mlxrag.train.loop import Base, Step, train
