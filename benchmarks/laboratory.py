@@ -18,7 +18,9 @@ from pathlib import Path
 from mlxrag.data.example import Example, example, to_row
 from mlxrag.rag.document import Passage, document_id, passage_id
 
-COUNTS = {"train": 220, "valid": 25, "test": 75}
+COUNTS = {"train": 300, "valid": 10, "test": 40}
+SHEETS, ASKED = 2, 5
+"""Sheets in front of a question, and questions about them; one more asks for what none of them says."""
 KINDS = ("Zentrifuge", "Autoklav", "Spektrometer", "Trockenschrank", "Mikroskop", "Pipettierroboter", "Analysenwaage",
          "Inkubator", "Magnetrührer", "Gefrierschrank", "Abzug", "Rotationsverdampfer", "Wärmebad", "Laminarbox")  # fmt: skip
 SYLLABLES = ("ka", "vel", "tor", "mi", "ras", "lun", "be", "xan", "dro", "fi", "gel", "sor", "pra", "hu", "nek", "ol")
@@ -77,7 +79,7 @@ def sheet(rng: random.Random) -> tuple[Passage, dict[str, str], str, list[str]]:
     """One data sheet: passage, what it says by field, the device, and the fields it leaves out."""
     name = "".join(rng.choices(SYLLABLES, k=rng.randint(2, 3))).capitalize()
     device = f"{rng.choice(KINDS)} {name} {rng.randint(2, 990)}"
-    fields = rng.sample(list(FIELDS), rng.randint(5, 7))
+    fields = rng.sample(list(FIELDS), rng.randint(4, 5))
     said = {field: value(field, rng) for field in fields}
     lines = [rng.choice(FIELDS[field][0]).format(said[field]) for field in fields]
     text = rng.choice(["\n", "\n", "; ", " | "]).join(lines)
@@ -88,17 +90,17 @@ def sheet(rng: random.Random) -> tuple[Passage, dict[str, str], str, list[str]]:
 
 
 def examples(count: int, rng: random.Random) -> Iterator[Example]:
-    """Questions over `count` times three sheets: four about what a sheet says, one about what none of them says."""
+    """Questions over `count` groups of sheets."""
     for _ in range(count):
-        sheets = [sheet(rng) for _ in range(3)]
+        sheets = [sheet(rng) for _ in range(SHEETS)]
         passages = tuple(s[0] for s in sheets)
-        for _ in range(4):
-            number = rng.randrange(3)
+        for _ in range(ASKED):
+            number = rng.randrange(SHEETS)
             _, said, device, _ = sheets[number]
             field = rng.choice(list(said))
             question = rng.choice(FIELDS[field][1]).format(d=f"{_article(device)} {device}")
             yield example(question, (said[field],), passages, "laboratory", tags=(field,))
-        _, _, device, missing = sheets[rng.randrange(3)]
+        _, _, device, missing = sheets[rng.randrange(SHEETS)]
         field = rng.choice(missing)
         question = rng.choice(FIELDS[field][1]).format(d=f"{_article(device)} {device}")
         yield example(question, (), passages, "laboratory", tags=("unanswerable",))

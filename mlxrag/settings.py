@@ -256,7 +256,9 @@ class Training(Table):
     trunk_cache: bool = Field(False, description="Keep what the untrained first layers give, for later epochs.")
     distractors: int = Field(0, ge=0, le=50, description="Passages of other questions put beside the right ones.")
     train_seed: int = Field(0, ge=0, description="Seed of the first weights, the order of the data and dropout.")
-    steps_per_report: int = Field(10, ge=1, description="Batches between lines of the report.")
+    steps_per_report: int = Field(
+        10, ge=1, description="Batches of the mean loss that is shown, and between lines where there is no terminal."
+    )
     steps_per_eval: int = Field(200, ge=1, description="Batches between validations.")
     val_batches: int = Field(25, ge=-1, description="Batches of a validation; -1 is all, 0 is none.")
     val_questions: int = Field(0, ge=0, description="Validation questions that are answered and scored; 0 is none.")

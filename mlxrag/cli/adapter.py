@@ -14,7 +14,7 @@ from mlxrag.cli.options import knobs, shared, workspace_option
 from mlxrag.settings import Answering, ModelSettings, Training
 
 if TYPE_CHECKING:
-    from mlxrag.train.loop import Step
+    from mlxrag.train.step import Step
     from mlxrag.workspace import Artefact
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -52,7 +52,8 @@ def train(
     """
     from mlxrag import settings as s
     from mlxrag.errors import BadInput
-    from mlxrag.train.job import alone, finish_job, is_first, make_job, run_job
+    from mlxrag.train.job import finish_job, make_job, run_job
+    from mlxrag.train.processes import alone, is_first
     from mlxrag.train.worker import supervise
     from mlxrag.workspace import lock, open_workspace
 
@@ -64,7 +65,7 @@ def train(
     )
     here = in_process or not alone()
     with lock(ws, f"training-{name}") if is_first() else _nothing():
-        for _ in _watch(run_job(job) if here else supervise(job)):
+        for _ in _watch(run_job(job) if here else supervise(job), settings.training.steps_per_report):
             pass
         if not is_first():
             return
@@ -208,7 +209,7 @@ def export(ref: str, target: Path, as_json: bool, workspace: Path | None) -> Non
     """Write an adapter to TARGET in PEFT's format, for peft, vLLM and llama.cpp's converter."""
     from mlxrag.errors import BadInput
     from mlxrag.model.adapter import find_adapter, read_adapter
-    from mlxrag.model.peft import export_adapter
+    from mlxrag.model.peft_export import export_adapter
     from mlxrag.workspace import open_workspace
 
     found = read_adapter(find_adapter(ref, open_workspace(workspace)))
@@ -373,12 +374,15 @@ def _nothing() -> Any:
     return nullcontext()
 
 
-def _watch(steps: Iterator[Step]) -> Iterator[Step]:
-    """Draw loss, speed, memory and the time left on stderr; notes and validations as lines."""
+def _watch(steps: Iterator[Step], every: int) -> Iterator[Step]:
+    """Show notes, validations, and where training stands: a bar on a terminal, else a line every so many batches."""
+    import time
+
     console = show.err()
+    began = time.monotonic()
+    losses: list[float] = []
     with show.bar(console, "batches") as drawn:
-        task = drawn.add_task("preparing", total=None, start=False)
-        drawn.start_task(task)
+        task = drawn.add_task("preparing", total=None)
         for step in steps:
             if step.note:
                 drawn.console.print(step.note, markup=False)
@@ -387,7 +391,13 @@ def _watch(steps: Iterator[Step]) -> Iterator[Step]:
                 kept = ", the best so far" if step.best else ""
                 drawn.console.print(f"batch {step.iteration}: validation loss {step.valid_loss:.4f}{scored}{kept}")
             if step.train_loss is not None:
-                speed = f"{step.tokens_per_second:,.0f} tokens/s" if step.tokens_per_second else ""
-                text = f"loss {step.train_loss:.3f}  {speed}  {show.size(step.peak_bytes or 0)}"
+                losses.append(step.train_loss)
+                recent = sum(losses[-every:]) / len(losses[-every:])
+                text = (
+                    f"loss {recent:.3f}  {step.tokens_per_second or 0:,.0f} tokens/s  {show.size(step.peak_bytes or 0)}"
+                )
                 drawn.update(task, total=step.iterations, completed=step.iteration, description=text)
+                if not console.is_terminal and (step.iteration % every == 0 or step.iteration == step.iterations):
+                    left = (time.monotonic() - began) / len(losses) * (step.iterations - step.iteration)
+                    show.say(f"batch {step.iteration}/{step.iterations}: {text}  {left / 60:.1f} min left")
             yield step

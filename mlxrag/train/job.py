@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from mlxrag.data.dataset import open_dataset
 from mlxrag.errors import BadInput
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
 from mlxrag.model.load import Model, load, locate
 from mlxrag.settings import Answering, Memory, ModelSettings, Training
-from mlxrag.train.loop import Base, Step, train
+from mlxrag.train.loop import Base, train
+from mlxrag.train.processes import share_of
 from mlxrag.train.report import write_report
+from mlxrag.train.step import STEPS, Step, read_steps
 from mlxrag.train.tokens import Record, read_records
 from mlxrag.train.validate import answer_measures
 from mlxrag.workspace import Artefact, Workspace, create, open_workspace
@@ -131,7 +131,7 @@ def run_job(job: Job, folder: Path | None = None) -> Iterator[Step]:
                 f"{job.data} has no validation questions: make a valid split, or leave out --val-questions and --best-by"
             )
         base = Base(model.network, model.tokenizer, base_ref(model), model.config)
-        room = ledger().free() + model.nbytes
+        room = share_of(ledger().free()) + model.nbytes
         target = folder or job.folder
         yield from train(
             base, records, training, target, valid=valid, answering=answering, measures=measures, budget=room
@@ -143,22 +143,17 @@ def finish_job(job: Job) -> Artefact:
     workspace = open_workspace(job.workspace)
     _, _, ref = open_records(workspace, job.data)
     config = json.loads((job.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    steps = read_steps(job.folder / "steps.jsonl")
+    steps = read_steps(job.folder / STEPS)
     inputs = [config["base"]["name"], ref]
     with create(workspace, "adapters", job.name, inputs=inputs, settings=dict(job.training)) as draft:
         for file in (job.folder / "adapter").iterdir():
             shutil.copy2(file, draft.path / file.name)
-        shutil.copy2(job.folder / "steps.jsonl", draft.path / "steps.jsonl")
+        shutil.copy2(job.folder / STEPS, draft.path / STEPS)
         write_report(draft.path / "report.html", job.name, steps, {**job.training, "model": job.model, "data": ref})
         draft.note(base=config["base"], scores=scores(steps), answering=dict(job.answering))
     shutil.rmtree(job.folder, ignore_errors=True)
     assert draft.artefact is not None
     return draft.artefact
-
-
-def read_steps(path: Path) -> list[Step]:
-    """Read the steps that a run logged."""
-    return [Step(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def scores(steps: Sequence[Step]) -> dict[str, Any]:
@@ -180,13 +175,3 @@ def scores(steps: Sequence[Step]) -> dict[str, Any]:
 def base_ref(model: Model) -> str:
     """Return how lineage names a base: `models/name@version`, or its name where it is not of the workspace."""
     return f"models/{model.name}@{model.version}" if model.version else model.name
-
-
-def alone() -> bool:
-    """Return whether this process is the only one of the job, as against those that `mlx.launch` starts."""
-    return mx.distributed.init().size() == 1
-
-
-def is_first() -> bool:
-    """Return whether this process is the one that writes."""
-    return mx.distributed.init().rank() == 0

@@ -13,16 +13,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
-from mlx.nn.utils import average_gradients
-from mlx.utils import tree_map
 
 from mlxrag.errors import BadInput
 from mlxrag.memory import ledger
@@ -30,44 +26,18 @@ from mlxrag.model.attach import random_key, resident
 from mlxrag.settings import Answering, Training
 from mlxrag.train.batches import Batches, Store, write_store
 from mlxrag.train.layers import trainable, weights_of, write_adapter
-from mlxrag.train.loss import Batch, How, batch_loss
+from mlxrag.train.loss import How, batch_loss
 from mlxrag.train.optimize import make_optimizer
-from mlxrag.train.parts import first_trained, hidden, sound
+from mlxrag.train.parts import first_trained, sound
 from mlxrag.train.plan import planned
-from mlxrag.train.shared import can_share, shared_trunk
+from mlxrag.train.processes import together
+from mlxrag.train.shared import can_share
 from mlxrag.train.state import Progress, load_state, newest_state, save_state
+from mlxrag.train.step import Step, log, rewind
 from mlxrag.train.tokens import Encodes, Record, rows
+from mlxrag.train.update import arrays_of, make_update
 
 Measures = Callable[[], Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is known after a batch; numbers that were not computed are None.
-
-    Attributes:
-        iteration: batches so far; 0 for the validation before the first.
-        iterations: batches of the run.
-        train_loss: mean cross-entropy of the batch's tokens to learn, in nats.
-        valid_loss: the same over the validation batches.
-        measures: what the answers to the validation questions scored, by measure.
-        tokens_per_second: tokens of the rows, passages counted once for each row, without padding.
-        peak_bytes: most memory MLX held so far.
-        learning_rate: step size of the last update.
-        best: whether these weights are the best so far.
-        note: something that happened, for people.
-    """
-
-    iteration: int
-    iterations: int
-    train_loss: float | None = None
-    valid_loss: float | None = None
-    measures: Mapping[str, float] | None = None
-    tokens_per_second: float | None = None
-    peak_bytes: int | None = None
-    learning_rate: float | None = None
-    best: bool = False
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +105,7 @@ def train(
     changed: list[str] = []
     with ExitStack() as stack:
         if budget is not None and base.config:
-            training, changed, step_bytes = planned(base.network, base.config, training, folder, store, budget)
+            training, changed, step_bytes = planned(base.network, base.config, training, folder / name, store, budget)
             stack.enter_context(ledger().reserve("training", "training", step_bytes))
         fingerprint = resident(base.network, base.name).base
         keys = stack.enter_context(trainable(base.network, training))
@@ -204,7 +174,9 @@ class _Run:
         state = newest_state(self.folder, self.signature)
         if state is not None:
             self.progress = load_state(state, self.network, self.optimizer)
-        self._rewind()
+        together()  # nobody writes a state while another still looks for the newest
+        if self.first:
+            rewind(self.folder, self.progress.iteration)
         mx.reset_peak_memory()
         note = "; ".join(self.notes)
         if state is not None:
@@ -214,7 +186,8 @@ class _Run:
         if state is None:
             yield from self._validate(0)
             self._save()
-        run = self._step()
+        run = make_update(self.network, self.optimizer, self.how, self.training.clip, self.group, self.compiled)
+        trunks = self.folder / f"trunk-{self.group.rank()}"
         gradients: Any = None
         counted: Any = None
         t = self.training
@@ -230,7 +203,9 @@ class _Run:
             iteration = self.progress.iteration + 1
             batch = self.batches.at(iteration - 1)
             update = iteration % t.grad_accumulation_steps == 0 or iteration == self.iterations
-            total, count, gradients, counted = run(self._arrays(batch), gradients, counted, update)
+            total, count, gradients, counted = run(
+                arrays_of(batch, self.network, self.how.start, trunks), gradients, counted, update
+            )
             mx.eval(self.network.state, self.optimizer.state, mx.random.state, total, count, gradients, counted)
             loss = number(total) / max(1.0, number(count))
             if not abs(loss) < float("inf"):
@@ -265,65 +240,6 @@ class _Run:
                 self.progress.iteration, self.iterations,
                 note=f"by {t.best_by} on the validation data no adapter was better than the base alone",
             )  # fmt: skip
-
-    def _step(self) -> Callable[..., tuple[mx.array, mx.array, Any, Any]]:
-        """Return one training step: gradients of the sum, and an update by the mean over all tokens."""
-        state = [self.network.state, self.optimizer.state, mx.random.state]
-        gradient = nn.value_and_grad(self.network, self._loss)
-
-        def step(
-            arrays: dict[str, Any], before: Any, counted: Any, update: bool
-        ) -> tuple[mx.array, mx.array, Any, Any]:
-            (total, count), gradients = gradient(arrays)
-            world = self.group.size()
-            if world > 1:
-                total = mx.distributed.all_sum(total, group=self.group)
-                count = mx.distributed.all_sum(count, group=self.group)
-            of_all = count
-            if before is not None:
-                gradients = tree_map(lambda a, b: a + b, gradients, before)
-                of_all = count + counted
-            if not update:
-                return total, count, gradients, of_all
-            if world > 1:
-                gradients = tree_map(lambda g: g * world, average_gradients(gradients, self.group))
-            gradients = tree_map(lambda g: g / mx.maximum(of_all, 1), gradients)
-            if self.training.clip:
-                gradients, _ = optim.clip_grad_norm(gradients, self.training.clip)
-            self.optimizer.update(self.network, gradients)
-            return total, count, None, None
-
-        return partial(mx.compile, inputs=state, outputs=state)(step) if self.compiled else step
-
-    def _loss(self, arrays: dict[str, Any]) -> tuple[mx.array, mx.array]:
-        trunk = arrays.get("trunk")
-        return batch_loss(self.network, self.how, Batch(0, **{k: v for k, v in arrays.items() if k != "trunk"}), trunk)
-
-    def _arrays(self, batch: Batch) -> dict[str, Any]:
-        """The arrays of a batch, with the kept activations of the frozen trunk where they are used."""
-        names = ("tokens", "learn", "places", "count", "context", "owner")
-        arrays = {n: getattr(batch, n) for n in names if getattr(batch, n) is not None}
-        if self.how.start:
-            arrays["trunk"] = self._trunk(batch)
-        return arrays
-
-    def _trunk(self, batch: Batch) -> tuple[mx.array, ...]:
-        """What the untrained blocks give for a batch, from disk after the first epoch."""
-        path = self.folder / f"trunk-{self.group.rank()}" / f"{batch.key}.safetensors"
-        if path.is_file():
-            kept = mx.load(str(path))
-            assert isinstance(kept, dict)
-            return tuple(kept[str(i)] for i in range(len(kept)))
-        inputs = batch.tokens[:, :-1]
-        if batch.context is not None and batch.owner is not None:
-            made: tuple[mx.array, ...] = shared_trunk(self.network, batch.context, inputs, batch.owner, self.how.start)
-        else:
-            made = (hidden(self.network, inputs, stop=self.how.start),)
-        path.parent.mkdir(exist_ok=True)
-        writing = path.with_name(f".{path.name}")
-        mx.save_safetensors(str(writing.with_suffix(".writing.safetensors")), {str(i): a for i, a in enumerate(made)})
-        writing.with_suffix(".writing.safetensors").replace(path)
-        return made
 
     def _validate(self, iteration: int) -> Iterator[Step]:
         """Loss and measures on the validation data; keeps the weights if they are the best."""
@@ -378,19 +294,8 @@ class _Run:
 
     def _log(self, step: Step) -> Step:
         if self.first:
-            with (self.folder / "steps.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(asdict(step)) + "\n")
+            log(self.folder, step)
         return step
-
-    def _rewind(self) -> None:
-        """Drop what was logged after the state that the run goes on from."""
-        path = self.folder / "steps.jsonl"
-        if self.first and path.is_file():
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["iteration"] <= self.progress.iteration:
-                    kept.append(line)
-            path.write_text("".join(kept), encoding="utf-8")
 
     def _save(self) -> None:
         if self.first:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlxrag.train.loop import Step
+from mlxrag.train.step import Step
 from mlxrag.workspace import write_text
 
 WIDTH, HEIGHT = 720, 260

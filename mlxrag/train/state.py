@@ -20,7 +20,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxrag.errors import Mismatch
 from mlxrag.model.attach import random_key
-from mlxrag.workspace import write_json, write_text
+from mlxrag.train.step import stretch
+from mlxrag.workspace import write_json
 
 ANY = "any"
 """Signature of a state that a run with less memory goes on from."""
@@ -109,11 +110,7 @@ def adopt(folder: Path, factor: int) -> None:
         fact[name] *= factor
     write_json(states[-1] / "state.json", {**fact, "signature": ANY})
     states[-1].rename(states[-1].with_name(f"{fact['iteration']:07d}"))
-    steps = folder / "steps.jsonl"
-    if steps.is_file():
-        lines = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
-        lines = [{**line, "iteration": line["iteration"] * factor} for line in lines]
-        write_text(steps, "".join(json.dumps(line) + "\n" for line in lines))
+    stretch(folder, factor)
 
 
 def load_state(state: Path, network: nn.Module, optimizer: optim.Optimizer) -> Progress:

@@ -21,9 +21,9 @@ from mlxrag import errors
 from mlxrag.errors import MlxragError, WontFit
 from mlxrag.settings import Training
 from mlxrag.train.job import Job, run_job
-from mlxrag.train.loop import Step
 from mlxrag.train.plan import notch
 from mlxrag.train.state import adopt
+from mlxrag.train.step import Step
 from mlxrag.workspace import write_json
 
 CHILD = (sys.executable, "-m", "mlxrag.train.worker")

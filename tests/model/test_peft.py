@@ -13,8 +13,9 @@ import pytest
 from mlxrag.errors import BadInput, Damaged, Mismatch, NotFound
 from mlxrag.model.adapter import read_adapter
 from mlxrag.model.attach import attach, detach, fingerprint
-from mlxrag.model.peft import export_adapter, import_adapter
-from tests.toys import llama_toy, qwen_toy, write_adapter
+from mlxrag.model.peft import import_adapter
+from mlxrag.model.peft_export import export_adapter
+from tests.toys import finish, llama_toy, qwen_toy, write_adapter
 
 WORDS = mx.array([[1, 5, 9, 2, 7]])
 GOLD = Path(__file__).parent.parent / "reference" / "peft"
@@ -118,6 +119,27 @@ def test_a_quantized_base_takes_a_peft_adapter(tmp_path: Path) -> None:
     ours = read_adapter(write_adapter(tmp_path / "a", network, keys=None))
     export_adapter(ours, tmp_path / "peft")
     assert import_adapter(tmp_path / "peft", network, tmp_path / "b", {}).difference < 1e-3
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+def test_adapters_of_experts_go_out_and_come_back_proved(tmp_path: Path, bits: int) -> None:
+    """More than ten experts, so that their order is by number; the logits are those of PEFT's formula."""
+    from mlx_lm.models import qwen3_moe
+
+    mx.random.seed(0)
+    args = qwen3_moe.ModelArgs(
+        model_type="qwen3_moe", hidden_size=64, num_hidden_layers=2, intermediate_size=96, num_attention_heads=4,
+        num_experts=12, num_experts_per_tok=2, decoder_sparse_step=1, mlp_only_layers=[], moe_intermediate_size=32,
+        rms_norm_eps=1e-6, vocab_size=64, num_key_value_heads=2, head_dim=16, rope_theta=10000.0,
+        tie_word_embeddings=True, max_position_embeddings=512, norm_topk_prob=True,
+    )  # fmt: skip
+    network = finish(qwen3_moe.Model(args), bits)
+    keys = ("self_attn.q_proj", "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj")
+    ours = read_adapter(write_adapter(tmp_path / "a", network, keys=keys))
+    export_adapter(ours, tmp_path / "peft", network)
+    assert import_adapter(tmp_path / "peft", network, tmp_path / "b", {}).difference < 1e-3
+    back = read_adapter(tmp_path / "b")
+    assert all(mx.array_equal(back.weights[k], ours.weights[k]).item() for k in ours.weights)
 
 
 @pytest.mark.parametrize("form", ["layers", "npz", "alpha"])

@@ -20,7 +20,7 @@ from mlxrag.settings import Tracking
 from mlxrag.track import home, live, steps
 from mlxrag.tracking import worker
 from mlxrag.tracking.store import DATABASE, Store
-from mlxrag.train.loop import Step
+from mlxrag.train.step import Step
 from mlxrag.workspace import Workspace
 from tests.track import kit
 

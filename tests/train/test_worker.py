@@ -15,8 +15,9 @@ from mlxrag.errors import BadInput, MlxragError, NotFound, WontFit
 from mlxrag.model.attach import attach
 from mlxrag.model.load import load
 from mlxrag.settings import Answering, ModelSettings, Training
-from mlxrag.train.job import Job, finish_job, make_job, read_steps
+from mlxrag.train.job import Job, finish_job, make_job
 from mlxrag.train.plan import notch
+from mlxrag.train.step import read_steps
 from mlxrag.train.worker import supervise
 from mlxrag.workspace import lineage, open_workspace, resolve
 from tests.toys import write_model
