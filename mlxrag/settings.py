@@ -64,6 +64,9 @@ class Retrieval(Table):
     )
     retriever: Literal["hybrid", "dense", "lexical"] = Field("hybrid", description="How passages are found.")
     num_passages: int = Field(5, ge=1, le=1000, description="Passages to retrieve.")
+    num_sentences: int = Field(
+        0, ge=0, le=1000, description="Show the model only so many sentences of the passages, the nearest; 0 is all."
+    )
     where: tuple[str, ...] = Field(
         (), description="Keep only passages with FIELD=GLOB, such as source=*.md (may be repeated)."
     )

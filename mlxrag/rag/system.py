@@ -21,7 +21,8 @@ from mlxrag.errors import BadInput, MlxragError
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
 from mlxrag.model.batch import complete_batch
-from mlxrag.model.cache import KVStore, open_store, store_key
+from mlxrag.model.cache import KVStore, open_store
+from mlxrag.model.cache_key import store_key
 from mlxrag.model.choose import default_model
 from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
@@ -30,6 +31,7 @@ from mlxrag.model.lookup import Lookup, typical_cost
 from mlxrag.model.rerank import Reranker, load_reranker
 from mlxrag.rag.answer import REFUSAL, Answer, Turn, ask_text, make_answer, messages
 from mlxrag.rag.document import Hit
+from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import Index, open_index
 from mlxrag.rag.retrieve import retrieve, retrieve_many
@@ -201,6 +203,7 @@ def stream_answer(system: System, question: str, history: Sequence[Turn] = ()) -
     assert system.index is not None
     searched = standalone(question, history, system.model) if history else question
     hits = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
+    hits = _focused(system, searched, hits)
     retrieval = time.perf_counter() - started
     facts = {"searched": searched if searched != question else "", "model": system.model_name}
     if not hits:
@@ -294,7 +297,12 @@ def _hits(system: System, window: Sequence[Asked]) -> list[Sequence[Hit]]:
         found = retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
         for i, one in zip(open_ones, found, strict=True):
             hits[i] = one
-    return hits
+    return [_focused(system, asked.question, found) for asked, found in zip(window, hits, strict=True)]
+
+
+def _focused(system: System, question: str, hits: Sequence[Hit]) -> Sequence[Hit]:
+    count = system.settings.retrieval.num_sentences
+    return focus(hits, question, system.encoder, count) if count else hits
 
 
 def fit(system: System, question: str, hits: Sequence[Hit], history: Sequence[Turn] = ()) -> Fitted:
