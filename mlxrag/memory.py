@@ -36,13 +36,18 @@ class Hold:
         self.who, self.kind, self.size = who, kind, size
         self._ledger = ledger
 
-    def resize(self, size: int, *, helps: str = "") -> None:
+    def resize(self, size: int, *, helps: str = "", relief: bool = True) -> None:
         """Take more or less.
+
+        Args:
+            size: bytes from now on.
+            helps: settings that would make it fit, for the message.
+            relief: whether others give up something for it; what is merely convenient to keep asks for none.
 
         Raises:
             WontFit: more than there is; the hold stays as it was.
         """
-        self._ledger.change(self, size, helps)
+        self._ledger.change(self, size, helps, relief)
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
@@ -159,10 +164,10 @@ class Ledger:
                 raise
         return hold
 
-    def change(self, hold: Hold, size: int, helps: str = "") -> None:
+    def change(self, hold: Hold, size: int, helps: str = "", relief: bool = True) -> None:
         """Resize a hold; see `Hold.resize`."""
         with self._turn:
-            if not self._grant(hold, size):
+            if self._take(hold, size) if not relief else not self._grant(hold, size):
                 raise self._refusal(hold.who, size, helps)
             self._turn.notify_all()
 

@@ -18,6 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlxrag.errors import Mismatch, NotFound, nearest
+from mlxrag.memory import ledger
 from mlxrag.model import lean
 from mlxrag.model.adapter import Adapter, read_adapter
 
@@ -85,6 +86,8 @@ class Adapters:
         self._modules = {path: module for path, module in network.named_modules() if path}
         self._slots: dict[str, list[tuple[Any, Any, Any, Any]]] = {}
         self._adapters: dict[str, Adapter] = {}
+        self._hold = ledger().reserve(f"adapters of {base_name or 'a network'}", "adapter", 0)
+        weakref.finalize(self, self._hold.release)
 
     def __enter__(self) -> Adapters:
         return self
@@ -116,6 +119,7 @@ class Adapters:
 
         Raises:
             Mismatch: it belongs to another base (both are named), or a tensor does not fit; all faults at once.
+            WontFit: there is no room for it.
         """
         if not isinstance(adapter, Adapter):
             adapter = read_adapter(adapter)
@@ -127,6 +131,8 @@ class Adapters:
         check(adapter, self._modules, self.network.layers)
         if self.active == adapter.name:
             self.use(None)
+        others = sum(a.nbytes for name, a in self._adapters.items() if name != adapter.name)
+        self._hold.resize(others + adapter.nbytes, helps="fewer resident adapters or a larger --memory-budget would help")
         mx.eval(list(adapter.weights.values()))
         self._slots[adapter.name] = self._place(adapter)
         self._adapters[adapter.name] = adapter
@@ -154,12 +160,14 @@ class Adapters:
         if self.active == name:
             self.use(None)
         del self._slots[name], self._adapters[name]
+        self._hold.resize(self.nbytes)
 
     def close(self) -> None:
         """Put the base back and let go of every adapter."""
         self.use(None)
         self._slots.clear()
         self._adapters.clear()
+        self._hold.resize(0)
 
     def _place(self, adapter: Adapter) -> list[tuple[Any, Any, Any, Any]]:
         if adapter.kind == "full":

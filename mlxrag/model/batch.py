@@ -25,7 +25,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlxrag.errors import BadInput
+from mlxrag.errors import BadInput, WontFit
+from mlxrag.memory import ledger
+from mlxrag.model.admit import HELPS, row_bytes, step_bytes
 from mlxrag.model.attach import resident
 from mlxrag.model.batch_cache import as_batch, can_batch, can_pad
 from mlxrag.model.cache import LEAST, can_cut, common, cut_back
@@ -101,6 +103,7 @@ def complete_batch(
     Raises:
         BadInput: a prompt is empty or leaves no room in the model's context (before anything runs; all are named).
         NotFound: an adapter is not resident.
+        WontFit: not even one row fits into the memory budget, or does any more.
     """
     if not requests:
         return
@@ -203,18 +206,27 @@ class _Run:
         self.trunk: list[Any] = []
         self.trunk_of: tuple[str | None, tuple[int, ...]] = (None, ())
         self.bytes_per_token = 0.0
+        self.hold = ledger().reserve("answers under way", "cache", 0)
 
     def go(self, groups: Sequence[Group]) -> Iterator[Completion]:
-        waiting = list(groups)
+        try:
+            yield from self.run(list(groups))
+        finally:
+            self.hold.release()
+
+    def run(self, waiting: list[Group]) -> Iterator[Completion]:
         while waiting or self.active.rows:
+            waiting[:0] = self.give_way()
             free = self.free(waiting[0].requests[0] if waiting else None)
             # A few rows at a time would each hold up the others for a prefill of its own.
             if waiting and (not self.active.rows or free >= max(1, self.caching.decode_concurrency // 4)):
                 group = waiting.pop(0)
+                free = self.admit(group, min(free, len(group.requests)))
                 taken, rest = group.requests[:free], group.requests[free:]
                 if rest:
                     waiting.insert(0, Group(group.adapter, group.shared, rest))
-                self.join(group, taken)
+                if taken:
+                    self.join(group, taken)
             yield from self.step()
 
     def free(self, request: Request | None) -> int:
@@ -225,6 +237,62 @@ class _Run:
             held = sum(len(r.request.prompt) + r.limit for r in self.active.rows)
             room = min(room, int((self.memory / self.bytes_per_token - held) // longest))
         return max(room, 0 if self.active.rows else 1)
+
+    def need(self, group: Group | None = None, new: int = 0) -> int:
+        """Return the bytes that the rows under way take, with some more of a group."""
+        joining = group.requests[:new] if group is not None else ()
+        lengths = [len(r.request.prompt) + r.limit for r in self.active.rows]
+        lengths += [min(len(r.prompt) + r.max_tokens, self.model.context) for r in joining]
+        if not lengths:
+            return 0
+        longest = max(lengths)
+        steps = [step_bytes(self.model, longest, 1, self.caching, len(lengths))]
+        shared = group.shared if group is not None else 0
+        if joining:
+            rest = max(len(r.prompt) for r in joining) - shared
+            steps.append(step_bytes(self.model, longest, rest, self.caching, len(joining)))
+            steps.append(step_bytes(self.model, longest, max(shared, 1), self.caching))
+        # One more: the beginning that rows share is kept beside them.
+        return (len(lengths) + 1) * row_bytes(self.model, longest, self.caching) + max(steps)
+
+    def admit(self, group: Group, count: int) -> int:
+        """Reserve what as many rows of a group take as fit, at most `count`, and return how many that are.
+
+        Raises:
+            WontFit: no row is under way, and not even one fits.
+        """
+        while count:
+            alone = not self.active.rows and count == 1
+            try:
+                # Others give something up for one row, not for more rows at once.
+                self.hold.resize(self.need(group, count), helps=HELPS, relief=alone)
+            except WontFit:
+                if alone:
+                    raise
+                count //= 2
+            else:
+                return count
+        return 0
+
+    def give_way(self) -> list[Group]:
+        """Let go of rows where the budget has shrunk below what is held, and return them: they begin anew later.
+
+        Raises:
+            WontFit: one row is left, and it is too much.
+        """
+        gone: list[Request] = []
+        try:
+            ledger().look()
+        except WontFit:
+            while ledger().free() < 0 and len(self.active.rows) > 1:
+                half = len(self.active.rows) // 2
+                gone += [row.request for row in self.active.rows[half:]]
+                self.keep_rows(list(range(half)))
+                self.trunk, self.trunk_of = [], (None, ())
+                self.hold.resize(self.need())
+            if ledger().free() < 0:
+                raise
+        return plan(gone, self.model.adapter)
 
     def join(self, group: Group, requests: Sequence[Request]) -> None:
         """Process the prompts of some requests of a group, and let their rows generate."""
@@ -339,18 +407,25 @@ class _Run:
                 kept.append(i)
             else:
                 yield _completion(row, reason)
-        if len(kept) < len(active.rows):
-            active.rows = [active.rows[i] for i in kept]
-            if kept and following is not None:
-                index = mx.array(kept)
-                for layer in active.cache:
-                    layer.filter(index)
-                following = (following[0][index], following[1][index])
-                active.recent = None if active.recent is None else active.recent[index]
-            else:
-                active.cache = []
         if following is not None:
             active.tokens, active.logprobs = following
+        if len(kept) < len(active.rows):
+            self.keep_rows(kept)
+            self.hold.resize(min(self.hold.size, self.need()))
+
+    def keep_rows(self, index: Sequence[int]) -> None:
+        """Let go of all rows but these."""
+        active = self.active
+        if not index:
+            self.active = Active()
+            return
+        assert active.tokens is not None and active.logprobs is not None
+        at = mx.array(list(index))
+        for layer in active.cache:
+            layer.filter(at)
+        recent = None if active.recent is None else active.recent[at]
+        rows = [active.rows[i] for i in index]
+        self.active = Active(rows, active.cache, active.tokens[at], active.logprobs[at], recent)
 
     def take(self, row: Row, token: int, score: float) -> str | None:
         """Add a token to a row and return why the row is finished, if it is."""

@@ -230,7 +230,7 @@ class KVStore:
         try:
             # Growing may make the budget ask for relief, which drops entries here: then there is less to write.
             while self.hold is not None and self.hold.size != self.nbytes:
-                self.hold.resize(self.nbytes)
+                self.hold.resize(self.nbytes, relief=False)
         except WontFit:
             return False
         return True

@@ -33,6 +33,7 @@ from mlxrag.model.encoder_files import (
     sha256_remembered,
     special_ids,
 )
+from mlxrag.model.on_demand import OnDemand
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
 from mlxrag.workspace import Workspace
@@ -59,7 +60,7 @@ class Encoder:
         prefixes: put before each text, by kind.
         opening: special ids before a text.
         closing: special ids after a text.
-        hidden: `(ids, mask)` -> last hidden states `(b, t, width)`.
+        hidden: gives, loaded on demand, `(ids, mask)` -> last hidden states `(b, t, width)`.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Encoder:
     prefixes: Mapping[Kind, str]
     opening: tuple[int, ...]
     closing: tuple[int, ...]
-    hidden: Hidden
+    hidden: OnDemand[Hidden]
 
 
 def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = None) -> Encoder:
@@ -104,7 +105,13 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
     room = limit - len(opening) - len(closing) - prefix_tokens
     if room < 16:
         raise BadInput(f"{path}: {limit} tokens leave {room} for a passage; raise encoder_max_tokens")
-    hidden = build(checkpoint, settings.encoder_bits)
+    hidden = OnDemand(
+        f"encoder {ref}",
+        bytes_to_load(checkpoint),
+        lambda: build(checkpoint, settings.encoder_bits),
+        lambda built: bytes_of(built, checkpoint, settings.encoder_bits),
+    )
+    hidden.get()  # a faulty checkpoint is refused now
     # Not the question's prefix: it may change without the passages' vectors changing.
     facts = [pooling, prefixes.get("passage", ""), limit, settings.encoder_bits, dict(config)]
     parts = [sha256_remembered(file, workspace) for file in (*checkpoint.files, path / "tokenizer.json")]
@@ -164,6 +171,20 @@ def build_bert(checkpoint: Checkpoint, labels: int = 0) -> Bert:
             given[name] = (value.shape[0], value.shape[1] * 32 // told["bits"]) if part == "weight" else value.shape
     check_parameters(checkpoint.path, parameters(shape), given)
     return Bert(shape, {name: widened(value) for name, value in weights.items()}, told["bits"], told["group_size"])
+
+
+def bytes_to_load(checkpoint: Checkpoint) -> int:
+    """Return the bytes that a checkpoint's weights take while they are read, before they are quantized."""
+    wide = mx.default_device() == mx.Device(mx.cpu)
+    return sum(t.nbytes * (2 if wide and t.dtype in ("F16", "BF16") else 1) for t in checkpoint.tensors.values())
+
+
+def bytes_of(built: Hidden, checkpoint: Checkpoint, bits: int) -> int:
+    """Return the bytes of an encoder in memory: counted where its weights can be seen, else by its checkpoint."""
+    if isinstance(built, Bert):
+        return sum(value.nbytes for value in built.weights.values())
+    whole = bytes_to_load(checkpoint)
+    return int(whole * (bits + 1) / 32) if bits else whole
 
 
 def widened(value: mx.array) -> mx.array:
@@ -232,7 +253,7 @@ def encode_batch(encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
     # Causal attention never looks at what is padded on the right.
     masked = encoder.pooling != "last" and not there.all()
     mask = mx.array(np.where(there, 0.0, MASKED).astype(np.float32))[:, None, None, :] if masked else None
-    x = encoder.hidden(mx.array(padded), mask).astype(mx.float32)
+    x = encoder.hidden.get()(mx.array(padded), mask).astype(mx.float32)
     if encoder.pooling == "first":
         pooled = x[:, 0]
     elif encoder.pooling == "last":

@@ -17,7 +17,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlxrag.errors import BadInput
+from mlxrag.errors import BadInput, WontFit
+from mlxrag.memory import ledger
+from mlxrag.model.admit import admit
 from mlxrag.model.cache import KVStore, quantize_cache, store_key
 from mlxrag.model.load import Model
 from mlxrag.model.lookup import Drafter, verified
@@ -166,6 +168,7 @@ def stream(
 
     Raises:
         BadInput: the prompt is empty, or leaves no room in the model's context.
+        WontFit: there is no room for its keys and values, or (in the middle) no more, since the budget has shrunk.
     """
     sampling, caching = sampling or Sampling(), caching or Caching()
     ids = [int(i) for i in prompt]
@@ -179,6 +182,9 @@ def stream(
     work = Work(ids)
     started = time.perf_counter()
     key = ""
+    before = getattr(cache[0], "offset", 0) if cache else 0
+    longest = before + min(len(ids) + sampling.max_tokens, max(model.context, len(ids) + 1))
+    hold = admit(model, longest, caching)
     if store is not None and cache is None:
         key = store_key(model, caching)
         cache, work.reused = store.take(key, ids)
@@ -188,6 +194,7 @@ def stream(
     made = 0
     try:
         for token, logprob, drafted in tokens:
+            ledger().look()
             made += 1
             now = time.perf_counter() - started
             first = first or now
@@ -200,8 +207,12 @@ def stream(
             yield Piece(text, token, logprob, reason if last else None, len(ids), work.reused, first, now, drafted)
             if last:
                 break
+    except WontFit:
+        key = ""  # what was made so far goes
+        raise
     finally:
         tokens.close()
+        hold.release()
         if store is not None and key:
             store.put(key, work.fed, work.cache, seconds=first, processed=len(ids) - work.reused)
 
@@ -280,6 +291,7 @@ def prefill(
     ids = mx.array(work.prompt)
     for stop in stops:
         while len(work.fed) < stop:
+            ledger().look()
             begin = len(work.fed)
             until = min(stop, begin + caching.prefill_step_size)
             model.network(ids[begin:until][None], cache=work.cache)

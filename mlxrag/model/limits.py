@@ -1,7 +1,9 @@
-"""MLX's own limits, set from the ledger: once, for what is planned, and given back at the end.
+"""MLX's own limits, set from the ledger: for what is planned, no more, and given back at the end.
 
 Wiring the whole recommended working set for a small model is what froze 16 GB machines (exo#1672, mlx#3186): pages that
-are wired cannot be given to anyone else.  So the wired limit is what the plan needs and a margin, never more.
+are wired cannot be given to anyone else.  So the wired limit is what the plan needs and a margin, never more, and it is
+raised when a plan needs more but never toggled.  Buffers that MLX has freed and keeps for reuse are memory too: they are
+in the ledger.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import atexit
 import mlx.core as mx
 
 from mlxrag.machine import this_machine
-from mlxrag.memory import Ledger
+from mlxrag.memory import Hold, Ledger
 
 MARGIN = 1 << 30
 MOST_CACHED = 1 << 30  # freed buffers that MLX keeps for reuse
+SHARE_CACHED = 16  # of the budget
+FREED = "freed buffers for reuse"
 
 
 def limits_for(budget: int, planned: int, working_set: int | None) -> dict[str, int]:
@@ -25,16 +29,22 @@ def limits_for(budget: int, planned: int, working_set: int | None) -> dict[str, 
         planned: bytes that weights and caches will hold.
         working_set: what the GPU may hold, or None.
     """
-    limits = {"memory": budget, "cache": min(MOST_CACHED, budget // 8)}
+    limits = {"memory": budget, "cache": min(MOST_CACHED, budget // SHARE_CACHED)}
     if working_set is not None:
         limits["wired"] = min(planned + MARGIN, budget, working_set)
     return limits
 
 
 def apply_limits(ledger: Ledger) -> dict[str, int]:
-    """Set MLX's limits for what the ledger holds now; a later call with a larger plan raises the wired limit only."""
+    """Set MLX's limits for what the ledger holds now; a later call with a larger plan raises the wired limit only.
+
+    The cache is limited to what there is room for, and that is held; under pressure `shrink_cache` gives it back.
+    """
     working_set = this_machine().working_set if mx.metal.is_available() else None
     limits = limits_for(ledger.size, ledger.held, working_set)
+    hold = _kept(ledger) or ledger.reserve(FREED, "scratch", 0)
+    limits["cache"] = max(0, min(limits["cache"], ledger.free() + hold.size))
+    hold.resize(limits["cache"])
     mx.set_memory_limit(limits["memory"])
     mx.set_cache_limit(limits["cache"])
     wired = limits.get("wired", 0)
@@ -44,6 +54,21 @@ def apply_limits(ledger: Ledger) -> dict[str, int]:
         mx.set_wired_limit(wired)
         _wired.append(wired)
     return limits
+
+
+def shrink_cache(ledger: Ledger) -> int:
+    """Let MLX keep no freed buffers any more, and return the bytes of the budget that gives back."""
+    hold = _kept(ledger)
+    freed = hold.size if hold is not None else 0
+    mx.set_cache_limit(0)
+    mx.clear_cache()
+    if hold is not None:
+        hold.release()
+    return freed
+
+
+def _kept(ledger: Ledger) -> Hold | None:
+    return next((hold for hold in ledger.holds() if hold.who == FREED), None)
 
 
 _wired = [0]

@@ -28,7 +28,7 @@ from mlxrag.model.adapter import find_adapter
 from mlxrag.model.attach import resident
 from mlxrag.model.beside import advice, stop_ids
 from mlxrag.model.checkpoint import read_config
-from mlxrag.model.limits import apply_limits
+from mlxrag.model.limits import apply_limits, shrink_cache
 from mlxrag.model.network import build as build
 from mlxrag.model.network import load_network as load_network
 from mlxrag.model.recipe import recipe_of
@@ -56,6 +56,7 @@ class Model:
         advice: what the model's makers advise (mlxrag.json): `num_passages`, `context`, sampling defaults.
         notes: what loading changed, such as renamed config keys.
         hold: its bytes in the memory budget.
+        needs: bytes of keys and values, by how many tokens and how they are kept, as they were counted once.
     """
 
     ref: str
@@ -68,6 +69,7 @@ class Model:
     advice: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hold: Hold | None = None
+    needs: dict[tuple[int, int | None], int] = field(default_factory=dict)
 
     def __enter__(self) -> Model:
         return self
@@ -76,11 +78,16 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Give back the memory; the model cannot be used afterwards."""
+        """Give back the memory; the model cannot be used until another is put into it (`swap.exchange`)."""
+        placed = self.network.__dict__.get("_resident") if self.network is not None else None
+        if placed is not None:
+            placed.close()
         self.network = None
         mx.clear_cache()
         if self.hold is not None:
             self.hold.release()
+        if not any(hold.kind == "weights" for hold in ledger().holds()):
+            shrink_cache(ledger())
 
     @property
     def context(self) -> int:
@@ -93,6 +100,8 @@ class Model:
     @property
     def adapter(self) -> str | None:
         """Name of the adapter in use."""
+        if self.network is None:
+            return None
         placed = self.network.__dict__.get("_resident")  # asking `resident` would make one, at a cost
         return placed.active if placed is not None else None
 

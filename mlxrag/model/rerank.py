@@ -17,9 +17,10 @@ from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput
 from mlxrag.model.bert import FAMILY, Bert
-from mlxrag.model.checkpoint import read_checkpoint
-from mlxrag.model.encode import MASKED, build_bert
+from mlxrag.model.checkpoint import Checkpoint, read_checkpoint
+from mlxrag.model.encode import MASKED, build_bert, bytes_to_load
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
+from mlxrag.model.on_demand import OnDemand
 from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
 
@@ -31,12 +32,13 @@ class Reranker:
     Attributes:
         name: what the user called it.
         tokenizer: makes pairs, without truncation and padding.
+        network: loaded on demand.
         max_input: most tokens of a pair, special tokens counted.
     """
 
     name: str
     tokenizer: Tokenizer
-    network: Bert
+    network: OnDemand[Bert]
     max_input: int
 
 
@@ -56,9 +58,20 @@ def load_reranker(ref: str, workspace: Workspace) -> Reranker:
     heads = ("classifier.weight", "classifier.out_proj.weight")
     if not any(checkpoint.tensors[name].shape[0] == 1 for name in heads if name in checkpoint.tensors):
         raise BadInput(f"{path}: has no scoring head with one output, so it is no cross-encoder")
+    network = OnDemand(
+        f"cross-encoder {ref}",
+        bytes_to_load(checkpoint),
+        lambda: _read(checkpoint),
+        lambda built: sum(value.nbytes for value in built.weights.values()),
+    )
+    network.get()  # a faulty checkpoint is refused now
+    return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config))
+
+
+def _read(checkpoint: Checkpoint) -> Bert:
     network = build_bert(checkpoint, labels=1)
     mx.eval(list(network.weights.values()))
-    return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config))
+    return network
 
 
 def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_tokens: int = 2048) -> np.ndarray:
@@ -86,7 +99,7 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
             n = len(pairs[row][0])
             ids[i, :n], types[i, :n] = pairs[row]
             mask[i, :, :, :n] = 0.0
-        scores[rows] = np.array(score_ids(reranker.network, mx.array(ids), mx.array(mask), mx.array(types)))
+        scores[rows] = np.array(score_ids(reranker.network.get(), mx.array(ids), mx.array(mask), mx.array(types)))
         start += len(rows)
     return scores
 
@@ -106,5 +119,5 @@ def pair_ids(reranker: Reranker, question: str, text: str) -> tuple[list[int], l
     second.truncate(min(len(second.ids), room - len(first.ids)))
     both = tokenizer.post_process(first, second)
     # RoBERTa has one segment; its tokenizer may still number two.
-    types = both.type_ids if reranker.network.shape.types > 1 else [0] * len(both.ids)
+    types = both.type_ids if reranker.network.get().shape.types > 1 else [0] * len(both.ids)
     return both.ids, types

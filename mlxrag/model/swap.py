@@ -67,6 +67,6 @@ def exchange(
 
 def adopt(model: Model, fresh: Model, ref: str) -> None:
     """Make `model` what `fresh` is, under the name it was asked for by."""
-    for field in ("name", "version", "path", "config", "network", "tokenizer", "advice", "notes"):
+    for field in ("name", "version", "path", "config", "network", "tokenizer", "advice", "notes", "hold", "needs"):
         setattr(model, field, getattr(fresh, field))
     model.ref = ref

@@ -1,0 +1,64 @@
+"""Admission: what answers will hold is reserved before their first token, so that they never end half way.
+
+The keys and values of prompt and answer are counted exactly (`predict.py`), rounded up as caches grow; what a step
+needs besides is predicted.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlxrag.memory import Hold, ledger
+from mlxrag.model.load import Model
+from mlxrag.model.predict import cache_bytes, work_bytes
+from mlxrag.settings import Caching
+
+STEP = 256
+"""Tokens by which mlx_lm's caches grow."""
+HELPS = "a shorter context (fewer --num-passages), --kv-bits 8 or a larger --memory-budget would help"
+
+
+def admit(model: Model, tokens: int, caching: Caching) -> Hold:
+    """Reserve what answering takes: keys and values of prompt and answer, and the work of the largest step.
+
+    Args:
+        model: a loaded model.
+        tokens: prompt and answer together.
+        caching: bits and windows of the cache, sizes of steps.
+
+    Raises:
+        WontFit: it does not fit; says needed and free bytes, and who holds the rest.
+    """
+    return ledger().reserve("an answer under way", "cache", need(model, tokens, caching), helps=HELPS)
+
+
+def need(model: Model, tokens: int, caching: Caching) -> int:
+    """Return the bytes that one answer takes."""
+    return row_bytes(model, tokens, caching) + step_bytes(model, tokens, tokens, caching)
+
+
+def row_bytes(model: Model, tokens: int, caching: Caching) -> int:
+    """Return the bytes of the keys and values of one row; counted once for each length and way of keeping them."""
+    length = -(-tokens // STEP) * STEP
+    if caching.max_kv_size is not None:
+        length = min(length, max(caching.max_kv_size, STEP))
+    bits = caching.kv_bits if caching.kv_bits is not None and tokens > caching.quantized_kv_start else None
+    key = (length, bits)
+    if key not in model.needs:
+        model.needs[key] = cache_bytes(model.network, length, kv_bits=bits)
+    return model.needs[key]
+
+
+def step_bytes(model: Model, tokens: int, fed: int, caching: Caching, rows: int = 1) -> int:
+    """Return the bytes that the largest step takes besides keys and values.
+
+    Args:
+        model: a loaded model.
+        tokens: length of the longest row at its end.
+        fed: of them, those that are processed now; the others are in the cache.
+        caching: tokens of a step.
+        rows: rows processed together.
+    """
+    size = 4 if mx.default_device() == mx.Device(mx.cpu) else 2
+    step = max(1, min(caching.prefill_step_size, fed))
+    return work_bytes(model.config, tokens, batch=rows, step=step, size=size)
