@@ -109,7 +109,8 @@ def from_disk(model, prompt: list[int], repeats: int) -> tuple[Timed, Timed, int
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
-    from mlxrag.model.cache import KVStore, store_key
+    from mlxrag.model.cache import KVStore
+    from mlxrag.model.cache_key import store_key
     from mlxrag.settings import Caching
 
     reading, processing = Timed(), Timed()

@@ -58,7 +58,7 @@ def generate(
     """
     from mlxrag import settings as s
     from mlxrag.cli import show
-    from mlxrag.model.cache import read_cache_file
+    from mlxrag.model.cache_layers import read_cache_file
     from mlxrag.model.generate import gather, stream
     from mlxrag.model.load import READER, load
     from mlxrag.model.lookup import DraftModel

@@ -30,7 +30,8 @@ from mlxrag.memory import ledger
 from mlxrag.model.admit import HELPS, row_bytes, step_bytes
 from mlxrag.model.attach import resident
 from mlxrag.model.batch_cache import as_batch, can_batch, can_pad
-from mlxrag.model.cache import LEAST, can_cut, common, cut_back
+from mlxrag.model.cache import LEAST
+from mlxrag.model.cache_layers import can_cut, common, cut_back
 from mlxrag.model.generate import Completion, Request, Stopper, complete, for_request
 from mlxrag.model.load import Model
 from mlxrag.model.rows import Rows, with_adapters

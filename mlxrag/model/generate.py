@@ -20,7 +20,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.memory import ledger
 from mlxrag.model.admit import admit
-from mlxrag.model.cache import KVStore, quantize_cache, store_key
+from mlxrag.model.cache import KVStore
+from mlxrag.model.cache_key import store_key
+from mlxrag.model.cache_layers import quantize_cache
 from mlxrag.model.load import Model
 from mlxrag.model.lookup import Drafter, verified
 from mlxrag.model.sample import RECENT, Draws, draws_per_token, make_sampler, penalize

@@ -29,7 +29,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlxrag.model.cache import can_cut, cut_back, quantize_cache
+from mlxrag.model.cache_layers import can_cut, cut_back, quantize_cache
 from mlxrag.settings import Caching
 
 MATCH = 3  # tokens that must have occurred before

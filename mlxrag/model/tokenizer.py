@@ -24,6 +24,7 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from mlxrag.errors import BadInput, NotFound
+from mlxrag.model.template import Message, compile_template, plain_layout
 
 if TYPE_CHECKING:
     import jinja2
@@ -37,8 +38,6 @@ QWEN_WORDS = (
 )
 # Private-use letters that stand around a control token found in a message.
 START, END = "\U000f0001", "\U000f0002"
-
-Message = Mapping[str, Any]
 
 
 class Tokenizer:
@@ -117,7 +116,7 @@ class Tokenizer:
         if not messages:
             raise BadInput("a conversation needs at least one message")
         if self.chat_template is None:
-            return _plain(messages, add_generation_prompt, continue_final_message)
+            return plain_layout(messages, add_generation_prompt, continue_final_message)
         import jinja2
 
         template_args = {**self.template_args, **template_args}
@@ -290,69 +289,12 @@ def load_tokenizer(path: Path, eos_ids: Iterable[int] = (), model_type: str = ""
     return Tokenizer(backend, special, template, eos_ids, cleans)
 
 
-def compile_template(source: str) -> jinja2.Template:
-    """Compile a chat template with the environment that transformers gives it.
-
-    Templates come with a model from strangers: the sandbox forbids them to change or reach anything.
-
-    Raises:
-        BadInput: it is no jinja template.
-    """
-    import jinja2
-    import jinja2.ext
-    import jinja2.sandbox
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}` marks what an assistant said, for training; here it is just its content."""
-
-        tags = {"generation"}  # noqa: RUF012  # jinja's own name
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(line)
-
-        def _same(self, caller: Callable[[], str]) -> str:
-            return caller()
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        from datetime import datetime
-
-        return datetime.now().strftime(form)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
-    try:
-        return environment.from_string(source)
-    except jinja2.exceptions.TemplateError as error:
-        raise BadInput(f"the model's chat template is not valid jinja: {error}") from error
-
-
 def tidy(text: str) -> str:
     """Undo the spaces that word-piece tokenizers leave before punctuation, as transformers does."""
     for old, new in ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
                      (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")):  # fmt: skip
         text = text.replace(old, new)
     return text
-
-
-def _plain(messages: Sequence[Message], add_generation_prompt: bool, open_end: bool) -> str:
-    parts = [
-        f"Answer: {message['content']}" if message["role"] == "assistant" else str(message["content"])
-        for message in messages
-    ]
-    if add_generation_prompt and not open_end:
-        parts.append("Answer:")
-    return "\n\n".join(parts)
 
 
 def _json(path: Path) -> dict[str, Any]:

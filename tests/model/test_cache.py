@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mlxrag.errors import BadInput
 from mlxrag.model.attach import attach, detach
-from mlxrag.model.cache import KVStore, common, open_store, read_cache_file, store_key
+from mlxrag.model.cache import KVStore, open_store
+from mlxrag.model.cache_key import store_key
+from mlxrag.model.cache_layers import common, read_cache_file
 from mlxrag.model.generate import Request, complete
 from mlxrag.model.load import Model, load
 from mlxrag.settings import Caching

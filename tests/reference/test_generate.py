@@ -114,7 +114,7 @@ def test_a_prompt_cache_file_of_mlx_lm(tmp_path: Path) -> None:
     """What `mlx_lm cache_prompt` saved goes on here."""
     from mlx_lm.models.cache import make_prompt_cache, save_prompt_cache
 
-    from mlxrag.model.cache import read_cache_file
+    from mlxrag.model.cache_layers import read_cache_file
 
     with load(write_model(tmp_path / "toy")) as model:
         ids = model.tokenizer.encode_prompt(PROMPT)
