@@ -52,6 +52,7 @@ def train(
     """
     from mlxrag import settings as s
     from mlxrag.errors import BadInput
+    from mlxrag.track import live, steps
     from mlxrag.train.job import finish_job, make_job, run_job
     from mlxrag.train.processes import alone, is_first
     from mlxrag.train.worker import supervise
@@ -64,11 +65,16 @@ def train(
         ws, settings.model.model, data, name, settings.training, settings.answering, settings.model, settings.memory
     )
     here = in_process or not alone()
-    with lock(ws, f"training-{name}") if is_first() else _nothing():
-        for _ in _watch(run_job(job) if here else supervise(job), settings.training.steps_per_report):
+    if not is_first():  # the first one writes and speaks for all
+        for _ in run_job(job):
             pass
-        if not is_first():
-            return
+        return
+    with (
+        lock(ws, f"training-{name}"),
+        live(ws, settings.tracking, "train", name, settings=job.training, inputs=[data]) as told,
+    ):
+        for _ in _watch(steps(told, run_job(job) if here else supervise(job)), settings.training.steps_per_report):
+            pass
         made = finish_job(job)
     if copy_to is not None:
         _copy(made, copy_to)
@@ -366,12 +372,6 @@ def _copy(made: Artefact, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in (WEIGHTS, CONFIG):
         shutil.copy2(made.path / file, target / file)
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def _watch(steps: Iterator[Step], every: int) -> Iterator[Step]:
