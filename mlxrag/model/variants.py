@@ -18,7 +18,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput
 from mlxrag.model.batch_cache import as_batch, can_batch
-from mlxrag.model.cache import can_cut, common, cut_back
+from mlxrag.model.cache_layers import can_cut, common, cut_back
 from mlxrag.model.likelihood import Floats, logprobs
 from mlxrag.model.load import Model
 from mlxrag.settings import Caching
