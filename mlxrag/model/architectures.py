@@ -53,6 +53,10 @@ MISSING: Mapping[str, Mapping[str, Value]] = {
     "lfm2": {"block_dim": taken("hidden_size")},
     "mamba2": {"intermediate_size": lambda c: c["expand"] * c["hidden_size"]},
     "mellum": {"num_experts": taken("num_local_experts")},
+    "minimax_m2": {
+        "rotary_dim": lambda c: round(c["head_dim"] * float(c.get("partial_rotary_factor") or 1.0)),
+        "shared_intermediate_size": constant(0),
+    },
     "olmo": {
         "layer_norm_eps": constant(1e-5),
         "partial_rotary_factor": constant(1.0),

@@ -16,6 +16,8 @@ from typing import Any
 
 from mlxrag.model.architectures import LAYER_KINDS, MISSING, SAME_AS, WRAPPED, Config
 
+# Networks that read `full_attention_interval` and not the list of layer kinds.
+LINEAR = ("qwen3_next", "qwen3_5")
 # Rope types that mean "nothing but a base".
 PLAIN_ROPE = ("default", "none", "")
 
@@ -143,7 +145,8 @@ def fix_yarn(config: Config, notes: list[str]) -> None:
 def name_layers(config: Config, notes: list[str]) -> None:
     """Write the kinds of layers in the words, or as the pattern, that mlx-lm reads.
 
-    `sliding_window_pattern` p means: layer i attends to everything where p divides i + 1.
+    `sliding_window_pattern` p means: layer i attends to everything where p divides i + 1.  So does
+    `full_attention_interval` of networks whose other layers are linear.
     """
     kinds = config.get("layer_types")
     if not isinstance(kinds, list):
@@ -151,14 +154,15 @@ def name_layers(config: Config, notes: list[str]) -> None:
     words = LAYER_KINDS.get(str(config.get("model_type")))
     if words and (renamed := [words.get(kind, kind) for kind in kinds]) != kinds:
         put(config, notes, "layer_types", renamed, "layer_types")
+    pattern = period(kinds)
+    if str(config.get("model_type")).startswith(LINEAR) and pattern is not None:
+        put(config, notes, "full_attention_interval", pattern, "layer_types")
     if "sliding_attention" not in kinds:
         return
     if config.get("model_type") == "exaone4":
         letters = "".join("L" if kind == "sliding_attention" else "G" for kind in kinds)
         put(config, notes, "sliding_window_pattern", letters, "layer_types")
-    elif (pattern := period(kinds)) is not None and not (
-        config.get("model_type") == "gemma3_text" and pattern > len(kinds)
-    ):
+    elif pattern is not None and not (config.get("model_type") == "gemma3_text" and pattern > len(kinds)):
         put(config, notes, "sliding_window_pattern", pattern, "layer_types")
 
 
@@ -189,6 +193,17 @@ def unslide_short_gemma(config: Config, notes: list[str]) -> None:
     put(config, notes, "sliding_window_pattern", 1, "layer_types")
     put(config, notes, "rope_theta", config.get("rope_local_base_freq", 10_000.0), "rope_local_base_freq")
     put(config, notes, "rope_scaling", None, "layer_types")
+
+
+def unslide_llama(config: Config, notes: list[str]) -> None:
+    """Let a llama whose layers all slide attend to everything instead: mlx-lm looks for a layer that does not slide.
+
+    Up to one window the two are the same.
+    """
+    kind = str(config.get("model_type"))
+    if SAME_AS.get(kind, kind) == "llama" and set(config.get("layer_types") or ()) == {"sliding_attention"}:
+        put(config, notes, "layer_types", None, "layer_types")
+        put(config, notes, "use_sliding_window", True, "layer_types")
 
 
 def fill_missing(config: Config, notes: list[str]) -> None:
@@ -256,6 +271,7 @@ STEPS: tuple[Callable[[Config, list[str]], None], ...] = (
     fix_yarn,
     name_layers,
     unslide_short_gemma,
+    unslide_llama,
     fill_missing,
     rotate_as_llama,
     rename,

@@ -7,12 +7,15 @@ A repair finds nothing to do on weights that were repaired before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
 
 Weights = dict[str, mx.array]
+Repair = Callable[[Mapping[str, Any], Weights], tuple[Weights, tuple[str, ...]]]
+EXPERT = re.compile(r"(.+\.mlp)\.experts\.(\d+)\.((?:gate|up|down)_proj)\.weight")
 
 
 def repair(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
@@ -120,17 +123,71 @@ def split_glm(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tup
     return done, ("mlp: gate_up_proj split into gate_proj and up_proj",)
 
 
+def rename_tensors(names: Mapping[str, str]) -> Repair:
+    """Return a repair that replaces parts of names: old -> new."""
+
+    def fix(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
+        done: Weights = {}
+        for name, array in weights.items():
+            for old, new in names.items():
+                name = name.replace(old, new)
+            done[name] = array
+        return done, (("tensors renamed",) if done.keys() != weights.keys() else ())
+
+    return fix
+
+
 def strip_transformer(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
     """gpt2 under the names transformers 5 writes: mlx-lm puts `model.` before names without `transformer.`."""
     done = {name.removeprefix("transformer."): array for name, array in weights.items()}
     return done, (("transformer. taken from the names",) if done.keys() != weights.keys() else ())
 
 
-REPAIRS: dict[str, Callable[[Mapping[str, Any], Weights], tuple[Weights, tuple[str, ...]]]] = {
+def fold_key_multiplier(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
+    """falcon_h1: what mlx-lm's `sanitize` leaves out when it folds multipliers into the weights.
+
+    It looks for `key_proj`, and there is none, so keys miss `key_multiplier`; values miss `attention_in_multiplier`.
+    Folded weights are known as `sanitize` knows them, by the axes of the convolution.
+    """
+    kernel = weights["model.layers.0.mamba.conv1d.weight"].shape
+    if kernel[-1] <= kernel[1]:
+        return weights, ()
+    factors = {"k_proj": config.get("key_multiplier", 1.0), "v_proj": config.get("attention_in_multiplier", 1.0)}
+    done, notes = dict(weights), []
+    for part, factor in factors.items():
+        if factor != 1:
+            names = [name for name in weights if name.endswith(f"self_attn.{part}.weight")]
+            done |= {name: weights[name] * factor for name in names}
+            notes.append(f"self_attn.{part}: multiplied by {factor}")
+    return done, tuple(notes)
+
+
+def stack_experts(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
+    """qwen3_5_moe with one tensor for each expert, as transformers 5 saves it, to one tensor for all."""
+    done: Weights = {}
+    parts: dict[str, dict[int, mx.array]] = {}
+    for name, array in weights.items():
+        if found := EXPERT.fullmatch(name):
+            parts.setdefault(f"{found[1]}.switch_mlp.{found[3]}.weight", {})[int(found[2])] = array
+        else:
+            done[name] = array
+    done |= {name: mx.stack([experts[i] for i in sorted(experts)]) for name, experts in parts.items()}
+    return done, ((f"experts: {len(parts)} tensors stacked",) if parts else ())
+
+
+NANOCHAT = {"model.embed_tokens": "transformer.wte", "model.layers": "transformer.h", "self_attn.": "attn.c_", "c_q_proj": "c_q",
+            "c_k_proj": "c_k", "c_v_proj": "c_v", "c_o_proj": "c_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}  # fmt: skip
+OLMO_HYBRID = {"attention_layer_norm": "input_layernorm", "feedforward_layer_norm": "post_attention_layernorm"}
+REPAIRS: dict[str, Repair] = {
+    "falcon_h1": fold_key_multiplier,
     "glm": split_glm,
     "gpt2": strip_transformer,
     "gpt_neox": widen_neox,
     "gpt_oss": split_experts,
+    "nanochat": rename_tensors(NANOCHAT),
     "olmo": add_olmo_norms,
+    "olmo_hybrid": rename_tensors(OLMO_HYBRID),
     "phimoe": add_phimoe_biases,
+    "qwen3_5_moe": stack_experts,
+    "qwen3_5_moe_text": stack_experts,
 }

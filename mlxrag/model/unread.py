@@ -47,7 +47,6 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "attention_multiplier": (1,),
     "decoder_sparse_step": (1,),
     "embedding_multiplier": (1,),
-    "key_multiplier": (1,),
     "layer_norm_epsilon": (1e-5,),
     "logits_scaling": (1,),
     "mamba_norm_before_gate": (True,),
@@ -64,6 +63,8 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "scale_attention_softmax_in_fp32": (True,),
     "attention_softmax_in_fp32": (True,),
 }
+# Keys that repair.py writes into the weights.
+FOLDED = frozenset({"key_multiplier"})
 ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "mamba_hidden_act")
 
 
@@ -83,7 +84,7 @@ def unread(config: Mapping[str, Any], read: Collection[str]) -> tuple[str, ...]:
     rope = config.get("rope_parameters")
     found = []
     for key, value in config.items():
-        if key in read or key in INERT or key.startswith("_") or value in (None, False, [], ()):
+        if key in read or key in INERT or key in FOLDED or key.startswith("_") or value in (None, False, [], ()):
             continue
         if key == "num_experts_per_tok" and not (config.get("num_local_experts") or config.get("num_experts")):
             continue

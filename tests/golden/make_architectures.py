@@ -1,6 +1,6 @@
 """Makes architectures.npz: tiny random checkpoints of many architectures, with logits by transformers and torch.
 
-    python tests/golden/make_architectures.py     (torch 2.13, transformers 5.23)
+    python tests/golden/make_architectures.py     (torch 2.13, transformers 5.24)
 
 Every weight is a multiple of 1/32 in -127/32..127/32 and kept as one byte, so that it is exact in float32.  Keys:
 `<name>/config` (bytes of config.json as transformers saves it), `<name>/w/<tensor>` (int8), `<name>/ids`, `<name>/logits`.
@@ -53,6 +53,13 @@ CASES: dict[str, tuple[str, dict]] = {
     "olmo2": ("olmo2", {"rope_parameters": PLAIN}),
     "olmo3": ("olmo3", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
     "phi": ("phi", {"rope_parameters": HALF, "num_key_value_heads": 2}),
+    "falcon-h1": ("falcon_h1", {"head_dim": 8, "mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1,
+                                "mamba_expand": 1, "key_multiplier": 0.4, "attention_in_multiplier": 1.5, "ssm_in_multiplier": 0.7}),
+    "minimax-m2": ("minimax_m2", {"head_dim": 8, "num_local_experts": 3, "num_experts_per_tok": 2, "rope_parameters": HALF}),
+    "ministral": ("ministral", {"rope_parameters": PLAIN, "head_dim": 8, "sliding_window": 8}),
+    "qwen3.5-moe": ("qwen3_5_moe_text", {"num_experts": 3, "shared_expert_intermediate_size": 8, **MOE, "head_dim": 16, "linear_num_key_heads": 1,
+                                         "linear_num_value_heads": 2, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+                                         "layer_types": ["linear_attention", "full_attention"]}),
     "phi3": ("phi3", {"rope_parameters": HALF}),
     "phi3-longrope": ("phi3", {"original_max_position_embeddings": 64, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 500.0, "short_factor": SHORT, "long_factor": LONG, "original_max_position_embeddings": 64}}),

@@ -23,7 +23,14 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "architectures.npz"
 # What mlx-lm computes otherwise: another formula for activation or rope (close), or something else (differs).
 CLOSE = {"starcoder2": "hidden_act", "gpt-neox": "hidden_act", "gpt-oss": "truncate"}
 DIFFERS = {"llama-gelu": "hidden_act"}
-EXACT_UP_TO = {"mistral-window": 8, "gemma2": 8, "gemma3-short": 64, "llama-longrope": 64, "phi3-longrope": 64}
+EXACT_UP_TO = {
+    "mistral-window": 8,
+    "ministral": 8,
+    "gemma2": 8,
+    "gemma3-short": 64,
+    "llama-longrope": 64,
+    "phi3-longrope": 64,
+}
 
 
 @cache
@@ -67,7 +74,19 @@ def test_every_architecture_computes_what_transformers_computes_or_says_that_it_
 
 
 @pytest.mark.parametrize(
-    "name", ["olmo", "glm", "gpt-neox", "gpt2", "exaone4", "llama-yarn-attention", "phi3-longrope"]
+    "name",
+    [
+        "olmo",
+        "glm",
+        "gpt-neox",
+        "gpt2",
+        "exaone4",
+        "llama-yarn-attention",
+        "phi3-longrope",
+        "falcon-h1",
+        "minimax-m2",
+        "qwen3.5-moe",
+    ],
 )
 def test_a_converted_directory_is_right_for_mlx_lm_itself(name: str, tmp_path: Path) -> None:
     """mlx_lm's own loader computes the reference's logits from what was written, though not from the checkpoint."""
