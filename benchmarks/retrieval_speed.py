@@ -38,7 +38,7 @@ import numpy as np
 from mlxrag.rag.document import Document, Passage
 from mlxrag.rag.index import open_index
 from mlxrag.rag.retrieve import fuse_scores
-from mlxrag.rag.store import FileRecord
+from mlxrag.rag.tables import FileRecord
 from mlxrag.settings import Retrieval
 from mlxrag.workspace import open_workspace
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from mlxrag.errors import BadInput, Mismatch, NotFound, nearest
 from mlxrag.rag.local import LocalIndex
-from mlxrag.rag.postgres import PostgresIndex, create_postgres, postgres_indexes
-from mlxrag.rag.store import create_store
+from mlxrag.rag.postgres import PostgresIndex
+from mlxrag.rag.postgres_server import create_postgres, postgres_indexes
+from mlxrag.rag.sqlite import create_store
 from mlxrag.settings import Encoding, Retrieval
 from mlxrag.workspace import NAME, Workspace, lock
 
@@ -85,13 +86,22 @@ def open_index(
                 create_store(path / "store.sqlite", meta)
     index = PostgresIndex(retrieval.store, name, retrieval) if shared else LocalIndex(name, path, retrieval)
     if encoder is not None and encoder.fingerprint != index.fingerprint:
-        made_with = index.encoding.encoder
         index.close()
-        raise Mismatch(
-            f"the index {name!r} was made with the encoder {made_with} ({index.fingerprint}), not with {encoder.name} "
-            f"({encoder.fingerprint}) as it is set now; use that one, name another --index, or `mlxrag ingest --rebuild PATH...`"
-        )
+        raise Mismatch(wrong_encoder(index, encoder))
     return index
+
+
+def wrong_encoder(index: Index, encoder: Encoder) -> str:
+    """Return the sentence for an encoder that is not the one the index was made with."""
+    made_with = index.encoding.encoder
+    if made_with == encoder.name:
+        told = f"with other files or settings of the encoder {made_with}, or by another version of mlxrag"
+    else:
+        told = f"with the encoder {made_with}, not with {encoder.name}"
+    return (
+        f"the index {index.name!r} was made {told} ({index.fingerprint}, now {encoder.fingerprint}); use that one, "
+        "name another --index, or make it again with `mlxrag ingest --rebuild PATH...`"
+    )
 
 
 def indexes(workspace: Workspace) -> list[str]:

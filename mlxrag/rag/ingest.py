@@ -22,7 +22,7 @@ from mlxrag.rag.document import Document, Passage, passage_id
 from mlxrag.rag.index import Index
 from mlxrag.rag.local import context
 from mlxrag.rag.read import Refusal, SourceFile, find_files, read_files
-from mlxrag.rag.store import FileRecord
+from mlxrag.rag.tables import FileRecord
 from mlxrag.rag.words import language_of
 from mlxrag.settings import Settings
 from mlxrag.workspace import sha256_file

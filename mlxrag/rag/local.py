@@ -20,7 +20,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ from mlxrag.errors import MlxragError
 from mlxrag.rag import lexical, vectors
 from mlxrag.rag.document import Document, Passage
 from mlxrag.rag.store import Store, open_store
+from mlxrag.rag.tables import Accepts
 from mlxrag.rag.words import question_terms, terms
 from mlxrag.settings import Encoding, Retrieval
 from mlxrag.workspace import write_json
@@ -45,8 +46,6 @@ SPOT = re.compile(r"(^|, )(page|slide|row|cell|line|item|part) \d+$")
 
 LEAD = 200
 """Characters of title and headings at most; they take room from the passage where it is as long as the encoder allows."""
-
-Accepts = Callable[[Mapping[str, str]], bool]
 
 
 class LocalIndex:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlxrag.errors import BadInput, Mismatch, nearest
 from mlxrag.rag.document import Hit
-from mlxrag.rag.index import Index
+from mlxrag.rag.index import Index, wrong_encoder
 from mlxrag.rag.words import matches, question_terms
 from mlxrag.settings import Retrieval
 
@@ -62,10 +62,7 @@ def retrieve_many(
         if encoder is None:
             raise Mismatch(f"the {retrieval.retriever} retriever needs the encoder of the index {index.name!r}")
         if encoder.fingerprint != index.fingerprint:
-            raise Mismatch(
-                f"the index {index.name!r} was made with another encoder ({index.encoding.encoder}) than "
-                f"{encoder.name}; use that one, or make the index again with `mlxrag ingest --rebuild PATH...`"
-            )
+            raise Mismatch(wrong_encoder(index, encoder))
         from mlxrag.model.encode import encode
 
         vectors = list(encode(encoder, questions, "question"))

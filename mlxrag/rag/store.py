@@ -4,7 +4,7 @@ Rules:
 - One file of the user's is one transaction, so a process may die at any moment and nothing is half there.
 - Write-ahead logging lets any number of processes read while one writes; writers take turns.
 - Rows of passages are numbered upwards and never reused, and every removed row is noted, so that
-  whatever is derived from this database (see `derived.py`) can tell what it has missed.
+  whatever is derived from this database (see `local.py`) can tell what it has missed.
 - A vector is kept under the hash of the text it was made from: equal text is encoded once, whatever
   file it stands in and whatever that file is called.
 
@@ -13,78 +13,21 @@ Knows nothing of searching.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from mlxrag.errors import Damaged, MlxragError
-from mlxrag.rag.document import Block, Document, Passage, mended
+from mlxrag.rag import tables
+from mlxrag.rag.document import Document, Passage, mended
+from mlxrag.rag.sqlite import connect, translate
+from mlxrag.rag.tables import Accepts, FileRecord
 
-FORMAT = "1"
-WAIT = 120.0
-"""Seconds to wait for another writer; a transaction holds one file's passages, so its turn is short."""
 MANY = 500
 """Values in one SQL statement; older SQLite allows 999."""
-
-State = Literal["indexed", "empty", "refused"]
-
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE files (
-    source TEXT PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    sha256 TEXT NOT NULL, settings TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE documents (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL UNIQUE, title TEXT NOT NULL,
-    sha256 TEXT NOT NULL, meta TEXT NOT NULL, blocks TEXT NOT NULL, text TEXT NOT NULL
-);
-CREATE TABLE vectors (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL);
-CREATE TABLE passages (
-    row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
-    document INTEGER NOT NULL REFERENCES documents(number), place TEXT NOT NULL,
-    start INTEGER NOT NULL, "end" INTEGER NOT NULL, text TEXT NOT NULL,
-    vector INTEGER NOT NULL REFERENCES vectors(number)
-);
-CREATE INDEX passages_document ON passages(document);
-CREATE INDEX passages_vector ON passages(vector);
-CREATE TABLE removed (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL);
-"""
-
-PASSAGE = """
-SELECT p.row, p.id, d.id, d.source, d.title, p.place, p.start, p."end", p.text
-FROM passages p JOIN documents d ON d.number = p.document
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """What was known of a file when it was last ingested.
-
-    Attributes:
-        source: the name of the ingested folder and the path below it.
-        path: where it lay, absolute.
-        size: bytes.
-        mtime_ns: time of change, nanoseconds.
-        sha256: hash of its bytes.
-        settings: hash of the settings that it was read, cut and encoded with.
-        state: what became of it.
-        reason: why it was refused.
-    """
-
-    source: str
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    settings: str
-    state: State
-    reason: str = ""
 
 
 class Store:
@@ -125,18 +68,10 @@ class Store:
         """
         with self._write() as db:
             self._forget(db, record.source)
-            db.execute(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (record.source, record.path, record.size, record.mtime_ns, record.sha256, record.settings,
-                 record.state, record.reason),
-            )  # fmt: skip
+            db.execute(tables.REMEMBER, tables.file_row(record, mended))
             if document is None:
                 return
-            number = db.execute(
-                "INSERT INTO documents (id, source, title, sha256, meta, blocks, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (document.id, document.source, mended(document.title), document.sha256, json.dumps(dict(document.meta)),
-                 json.dumps([(b.start, b.end, b.kind, b.place) for b in document.blocks]), mended(document.text)),
-            ).lastrowid  # fmt: skip
+            number = db.execute(tables.ADD_DOCUMENT, tables.document_row(document, mended)).lastrowid
             if not passages:
                 return
             assert vectors is not None
@@ -152,10 +87,7 @@ class Store:
     def touch(self, record: FileRecord) -> None:
         """Remember a new path or time of a file whose bytes are unchanged."""
         with self._write() as db:
-            db.execute(
-                "UPDATE files SET path = ?, size = ?, mtime_ns = ? WHERE source = ?",
-                (record.path, record.size, record.mtime_ns, record.source),
-            )
+            db.execute(tables.TOUCH, tables.touched_row(record))
 
     def forget(self, sources: Sequence[str]) -> None:
         """Remove files with all that is known of them."""
@@ -181,12 +113,12 @@ class Store:
                 self._db.execute("VACUUM")
 
     def _forget(self, db: sqlite3.Connection, source: str) -> None:
-        found = db.execute("SELECT number FROM documents WHERE source = ?", (source,)).fetchone()
+        found = db.execute(tables.FIND_DOCUMENT, (source,)).fetchone()
         if found:
             db.execute("INSERT INTO removed (row) SELECT row FROM passages WHERE document = ? ORDER BY row", found)
             db.execute("DELETE FROM passages WHERE document = ?", found)
-            db.execute("DELETE FROM documents WHERE number = ?", found)
-        db.execute("DELETE FROM files WHERE source = ?", (source,))
+            db.execute(tables.DROP_DOCUMENT, found)
+        db.execute(tables.DROP_FILE, (source,))
 
     def _keep(self, db: sqlite3.Connection, keys: Sequence[bytes], vectors: np.ndarray) -> dict[bytes, int]:
         rows = zip(keys, vectors.astype("<f2"), strict=True)
@@ -197,12 +129,12 @@ class Store:
 
     def file(self, source: str) -> FileRecord | None:
         """Return what is known of a file."""
-        row = self._all("SELECT * FROM files WHERE source = ?", (source,))
-        return FileRecord(*row[0]) if row else None
+        found = self._all(tables.FILE, (source,))
+        return FileRecord(*found[0]) if found else None
 
     def files(self) -> list[FileRecord]:
         """Return what is known of every file, by source."""
-        return [FileRecord(*row) for row in self._all("SELECT * FROM files ORDER BY source")]
+        return [FileRecord(*row) for row in self._all(tables.FILES)]
 
     def cached(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors `(d,)` float16 that are kept for these hashes."""
@@ -246,10 +178,10 @@ class Store:
 
     def passages_after(self, row: int, size: int = 256) -> Iterator[tuple[int, Passage, str]]:
         """Yield rows above `row` with their passage and its document's language, in order, `size` at a time."""
-        query = PASSAGE.replace("SELECT", "SELECT json_extract(d.meta, '$.language'),")
+        query = tables.PASSAGE.replace("SELECT", "SELECT json_extract(d.meta, '$.language'),")
         while found := self._all(f"{query} WHERE p.row > ? ORDER BY p.row LIMIT ?", (row, size)):
             row = found[-1][1]
-            yield from ((r[1], Passage(*r[2:]), r[0] or "") for r in found)
+            yield from ((found_row, Passage(*rest), code or "") for code, found_row, *rest in found)
 
     def languages(self) -> list[str]:
         """Return the languages of the documents, the commonest first."""
@@ -269,13 +201,13 @@ class Store:
     def passages_at(self, rows: Sequence[int]) -> dict[int, Passage]:
         """Return the passages of these rows; one that is gone is left out."""
         with self._translated():
-            found = self._in(self._db, f"{PASSAGE} WHERE p.row IN ({{}})", rows)
+            found = self._in(self._db, f"{tables.PASSAGE} WHERE p.row IN ({{}})", rows)
             return {row[0]: Passage(*row[1:]) for row in found}
 
     def passages_named(self, ids: Sequence[str]) -> dict[str, Passage]:
         """Return the passages with these ids; one that is gone is left out."""
         with self._translated():
-            found = self._in(self._db, f"{PASSAGE} WHERE p.id IN ({{}})", ids)
+            found = self._in(self._db, f"{tables.PASSAGE} WHERE p.id IN ({{}})", ids)
             return {row[1]: Passage(*row[1:]) for row in found}
 
     def vectors_at(self, rows: Sequence[int]) -> dict[int, np.ndarray]:
@@ -287,22 +219,13 @@ class Store:
     def documents(self) -> Iterator[Document]:
         """Yield every document, in the order they were indexed."""
         number = 0
-        while found := self._all("SELECT * FROM documents WHERE number > ? ORDER BY number LIMIT 16", (number,)):
+        while found := self._all(tables.DOCUMENTS, (number,)):
             number = found[-1][0]
-            for _, id_, source, title, sha256, meta, blocks, text in found:
-                parts = tuple(Block(*block) for block in json.loads(blocks))
-                yield Document(id_, source, title, text, sha256, parts, json.loads(meta))
+            yield from map(tables.document_of, found)
 
-    def rows_where(self, accepts: Callable[[Mapping[str, str]], bool]) -> np.ndarray:
-        """Return the rows `(m,)` int64, ascending, of documents whose facts are accepted.
-
-        Args:
-            accepts: is given `source`, `title` and what else is known of a document, such as `format`.
-        """
-        found = self._all("SELECT number, source, title, meta FROM documents")
-        kept = [
-            n for n, source, title, meta in found if accepts({**json.loads(meta), "source": source, "title": title})
-        ]
+    def rows_where(self, accepts: Accepts) -> np.ndarray:
+        """Return the rows `(m,)` int64, ascending, of documents whose facts are accepted."""
+        kept = tables.accepted(self._all(tables.FACTS), accepts)
         with self._translated():
             rows = self._in(self._db, "SELECT row FROM passages WHERE document IN ({})", kept)
             return np.sort(np.array([row for (row,) in rows], np.int64))
@@ -358,47 +281,6 @@ def open_store(path: Path) -> Store:
         Damaged: it is no database, or of another format.
     """
     try:
-        return Store(path, _connect(path))
+        return Store(path, connect(path))
     except sqlite3.Error as error:
         raise translate(error, path) from error
-
-
-def create_store(path: Path, meta: Mapping[str, str]) -> None:
-    """Make an empty database, whole or not at all; does nothing where another process was quicker."""
-    try:
-        db = _connect(path)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("BEGIN IMMEDIATE")
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                for statement in SCHEMA.split(";"):
-                    if statement.strip():
-                        db.execute(statement)
-                db.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("format", FORMAT)])
-            db.execute("COMMIT")
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise translate(error, path) from error
-
-
-def translate(error: sqlite3.Error, path: Path) -> MlxragError:
-    """Return one of our errors for one of SQLite's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
-        return MlxragError(
-            f"{path}: the disk is full; free some space and run the same command: what was finished is kept"
-        )
-    if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
-        return MlxragError(f"{path}: another process has been writing for {WAIT:.0f} seconds; wait for it to end")
-    if code is not None and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return MlxragError(f"{path}: cannot be opened for writing ({error}); check who may write there")
-    return Damaged(f"{path}: the index cannot be read ({error}); make it again with `mlxrag ingest --rebuild PATH...`")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-    # With a write-ahead log, NORMAL keeps the database whole in any crash; a power cut may cost the last file.
-    db.execute("PRAGMA synchronous = NORMAL")
-    db.execute("PRAGMA foreign_keys = OFF")
-    return db

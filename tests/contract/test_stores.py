@@ -172,8 +172,8 @@ def test_many_vectors_go_through_the_approximate_index(ws, encoder, server, docs
         exact = index.nearest(question, 5)
     with opened(ws, encoder, server, retrieval={"exact_below": 5}) as index:
         index.catch_up()
-        index.store._db.execute("SET enable_seqscan = off")
-        plan = index.store._all(
+        index.store.run("SET enable_seqscan = off")
+        plan = index.store.all(
             "EXPLAIN SELECT row FROM passages ORDER BY vector <#> %s::halfvec LIMIT 5", ([*question.tolist()],)
         )
         assert any("passages_vector" in line for (line,) in plan)

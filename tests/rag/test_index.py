@@ -8,7 +8,7 @@ import pytest
 from mlxrag.errors import Damaged, Mismatch, NotFound
 from mlxrag.rag.document import Document, Passage, document_id, passage_id
 from mlxrag.rag.index import indexes, open_index, remove_index
-from mlxrag.rag.store import FileRecord
+from mlxrag.rag.tables import FileRecord
 from mlxrag.settings import Encoding, Retrieval
 from mlxrag.workspace import open_workspace
 
