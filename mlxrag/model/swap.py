@@ -5,10 +5,11 @@ The Model stays the same object, so whoever holds it (a conversation, a server) 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mlxrag.errors import MlxragError, NotFound
+from mlxrag.errors import NotFound
 from mlxrag.model.load import Model, load
 from mlxrag.settings import ModelSettings
 from mlxrag.workspace import Workspace, resolve
@@ -19,13 +20,17 @@ def moved(model: Model, workspace: Workspace) -> str | None:
 
     Costs one small file; a conversation may ask before every turn.
     """
-    if not model.version or "@" in model.ref or model.ref != model.name:
+    if not model.version or "@" in model.ref:
         return None
     try:
-        now = resolve(workspace, "models", model.name)
+        now = resolve(workspace, "models", model.ref)
     except NotFound:
         return None
-    return f"{now.name}@{now.version}" if now.version != model.version else None
+    same = now.path == model.path
+    if model.name != model.ref:  # quantized on the way: what it was made of is what was asked for
+        manifest = json.loads((model.path / "manifest.json").read_text(encoding="utf-8"))
+        same = now.ref in manifest["inputs"]
+    return None if same else f"{now.name}@{now.version}"
 
 
 def exchange(
@@ -48,15 +53,19 @@ def exchange(
         opener: loads a model; a test hands in one that fails.
 
     Raises:
-        MlxragError: why the new one could not be loaded; `model` is the old one again, without its adapter's changes
-            lost (it is put back on where it came from a file).
+        MlxragError: why the new one could not be loaded; `model` is the old one again, with its adapter where that came
+            from a file.
     """
     old, asked = model.path, model.ref
+    if settings is not None and "quantization" in model.config:
+        as_it_is = settings.model_copy(update={"q_bits": None, "q_group_size": None, "q_mode": "affine"})
+    else:
+        as_it_is = settings
     model.close()
     try:
         fresh = opener(ref, workspace, adapter=adapter, settings=settings)
-    except MlxragError:
-        back = opener(old, workspace, adapter=adapter, settings=settings)
+    except Exception:  # whatever went wrong, what was there before answers on
+        back = opener(old, workspace, adapter=adapter, settings=as_it_is)
         name, version = model.name, model.version
         adopt(model, back, asked)
         model.name, model.version = name, version

@@ -142,6 +142,25 @@ def test_a_running_model_follows_its_name(tmp_path: Path, ws: Workspace) -> None
         assert mx.array_equal(logits(model), first)
 
 
+def test_a_model_quantized_on_the_way_follows_its_name_too(tmp_path: Path, ws: Workspace) -> None:
+    """What it was asked for by is what counts; the new version is quantized likewise, and the old one comes back whole."""
+    for seed in (0, 1):
+        convert(str(write_model(tmp_path / f"toy{seed}", seed=seed)), ws, name="toy")
+    use(ws, "models", "toy@v1")
+    settings = ModelSettings(q_bits=4, q_group_size=32)
+    with load("toy", ws, settings=settings) as model:
+        first = logits(model)
+        mx.eval(first)
+        assert moved(model, ws) is None
+        use(ws, "models", "toy@v2")
+        assert moved(model, ws) == "toy@v2"
+        with pytest.raises(NotFound):
+            exchange(model, "none@v1", ws, settings=settings)
+        assert mx.array_equal(logits(model), first) and moved(model, ws) == "toy@v2"
+        exchange(model, "toy@v2", ws, settings=settings)
+        assert model.name == "toy-4-g32" and moved(model, ws) is None and not mx.array_equal(logits(model), first)
+
+
 def test_a_pinned_version_stays(tmp_path: Path, ws: Workspace) -> None:
     """Whoever asked for a version is not moved to another."""
     convert(str(write_model(tmp_path / "a")), ws, name="toy")
