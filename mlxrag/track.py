@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from mlxrag.settings import Tracking
-from mlxrag.workspace import MARKER, Artefact, Workspace
+from mlxrag.workspace import MADE, MARKER, Artefact, Workspace
 
 Item = TypeVar("Item")
 
@@ -33,7 +34,8 @@ FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 class Live:
     """A job that is under way; a context manager, which ends it.
 
-    Leaving the block without an exception is FINISHED, with KeyboardInterrupt KILLED, with another one FAILED.
+    Leaving the block without an exception is FINISHED, with KeyboardInterrupt KILLED, with another one FAILED.  What was
+    made in the block last becomes the same run in MLflow.
     """
 
     def __init__(self, workspace: Workspace, tracking: Tracking, about: Mapping[str, Any]) -> None:
@@ -41,13 +43,15 @@ class Live:
         self._file: BinaryIO | None = None
         self._stop = threading.Event()
         self._ended = False
+        self._before = len(MADE)
+        self._worker = 0
         if not (tracking.track and read_tracking(workspace).track):
             return
         folder = home(workspace) / "live"
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"{self.id}.jsonl").open("ab", buffering=0)
         self._write(event="start", pid=os.getpid(), started=process_start(os.getpid()), **about)
-        nudge(workspace)
+        self._worker = nudge(workspace)
         if tracking.track_seconds:
             args = (tracking.track_seconds,)
             threading.Thread(target=self._sample, args=args, daemon=True, name="mlxrag-track").start()
@@ -73,7 +77,8 @@ class Live:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is None:
-            self.end()
+            made = MADE[self._before :]
+            self.end(artefact=made[-1][1] if made else None)
         else:
             self.end(
                 KILLED if isinstance(error, KeyboardInterrupt) else FAILED,
@@ -86,14 +91,14 @@ class Live:
             self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
     def _sample(self, every: float) -> None:
-        """Write processor and memory now and then, until the job ends."""
+        """Write processor and memory now and then, until the job ends; soon at first, for jobs that are short."""
         import psutil
 
         process, step = psutil.Process(), 0
         process.cpu_percent()
         psutil.cpu_percent()
-        while not self._stop.wait(every):
-            self._write(event="metrics", step=step, values=sample(process))
+        while not self._stop.wait(every if step else min(1.0, every)):
+            self._write(event="metrics", step=step, values=sample(process, self._worker))
             step += 1
 
 
@@ -120,7 +125,6 @@ def live(
         >>> with live(ws, settings.tracking, "train", "staff") as job:  # doctest: +SKIP
         ...     for step in steps(job, train(...)):
         ...         ...
-        ...     job.end(artefact=made)
     """
     about = {"kind": kind, "name": name, "settings": dict(settings or {}), "inputs": list(inputs)}
     return Live(workspace, tracking, about)
@@ -136,6 +140,15 @@ def steps(job: Live, items: Iterable[Item]) -> Iterator[Item]:
             train__tokens_per_second=getattr(item, "tokens_per_second", None),
             train__learning_rate=getattr(item, "learning_rate", None), **{f"valid__{k}": v for k, v in measures.items()},
         )  # fmt: skip
+        yield item
+
+
+def curves(
+    job: Live, items: Iterable[Item], values: Callable[[Item], Mapping[str, float | None]]
+) -> Iterator[Item]:  # fmt: skip
+    """Yield items while what `values` gives for each becomes curves of a job; the first item is step 1."""
+    for number, item in enumerate(items, 1):
+        job.log(number, **values(item))
         yield item
 
 
@@ -167,8 +180,8 @@ def read_tracking(workspace: Workspace) -> Tracking:
     return read(workspace.root / MARKER).tracking
 
 
-def nudge(workspace: Workspace) -> bool:
-    """Start the background process unless it runs; returns whether it was started.
+def nudge(workspace: Workspace) -> int:
+    """Start the background process unless it runs; returns its process id, or 0 where one runs already.
 
     No event is lost between a process that is about to end and a new one: a worker that has let go of the lock looks
     once more (see `tracking/worker.py`), and events are written before this looks at the lock.
@@ -179,13 +192,13 @@ def nudge(workspace: Workspace) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
+            return 0
     with (folder / "worker.log").open("ab") as log:
-        subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, "-m", "mlxrag.tracking.worker", str(workspace.root)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=quiet(os.environ), cwd="/",
         )  # fmt: skip
-    return True
+    return started.pid
 
 
 def home(workspace: Workspace) -> Path:
@@ -211,14 +224,23 @@ def quiet(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def sample(process: Any) -> dict[str, float]:
-    """Return processor, memory, swap and what MLX holds, in MLflow's `system/` names, megabytes of 10^6 bytes."""
+def sample(process: Any, apart: int = 0) -> dict[str, float]:
+    """Return processor, memory, swap and what MLX holds, in MLflow's `system/` names, megabytes of 10^6 bytes.
+
+    Args:
+        process: whose; the processes it started count as it, but for `apart`.
+        apart: id of the process that only tracks.
+    """
     import psutil
 
+    resident = process.memory_info().rss
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            resident += child.memory_info().rss if child.pid != apart else 0
     found = {
         "system/cpu_percent": psutil.cpu_percent(),
         "system/process_cpu_percent": process.cpu_percent(),
-        "system/resident_megabytes": process.memory_info().rss / 1e6,
+        "system/resident_megabytes": resident / 1e6,
         "system/available_megabytes": psutil.virtual_memory().available / 1e6,
         "system/swap_megabytes": psutil.swap_memory().used / 1e6,
     }

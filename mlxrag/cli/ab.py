@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxrag.cli import show
+from mlxrag.cli.advise import advise
 from mlxrag.cli.options import knobs, shared
 from mlxrag.settings import Experimenting
 
@@ -23,6 +24,9 @@ CONFIGS = click.argument("configs", nargs=-1, required=True, type=click.Path(pat
 @click.group()
 def ab() -> None:
     """Compare systems with statistics."""
+
+
+ab.add_command(advise)
 
 
 @ab.command()
@@ -100,7 +104,6 @@ def run(
         asked = counted(job, questions(), "questions")
         for _ in show.progress(asked, "asking", len(made.questions), "questions"):
             pass
-        job.end(artefact=done[0])
     if stopped:
         show.say(f"decided after {stopped[0].done} of {stopped[0].of} questions")
     _tell(done[0], as_json)

@@ -45,6 +45,7 @@ def run(
     from mlxrag.data.dataset import open_dataset, sample
     from mlxrag.evaluate.evaluate import evaluate
     from mlxrag.rag.system import open_system
+    from mlxrag.track import counted, live
     from mlxrag.workspace import open_workspace
 
     config = system or config
@@ -57,12 +58,16 @@ def run(
     examples = {e.id: e for e in chosen}
     selection = {"split": split, **({"num": num, "seed": seed} if num else {})}
     done: list[Any] = []
-    with open_system(settings, ws, s.given(config, flags), index=not gold) as answering:
+    called = name or (config.stem if config else "eval")
+    with (
+        live(ws, settings.tracking, "eval", called, inputs=[opened.ref]) as job,
+        open_system(settings, ws, s.given(config, flags), index=not gold) as answering,
+    ):
         asked = evaluate(
-            answering, opened, examples, ws, name or (config.stem if config else "eval"),
+            answering, opened, examples, ws, called,
             selection=selection, gold=gold, finished=lambda artefact, report: done.append((artefact, report)),
         )  # fmt: skip
-        for _ in show.progress(asked, "asking", len(examples), "questions"):
+        for _ in show.progress(counted(job, asked, "questions"), "asking", len(examples), "questions"):
             pass
     artefact, report = done[0]
     answer = _answer(artefact) | {
@@ -100,6 +105,56 @@ def report(run: str, form: str | None, out: Path | None, redo: bool, as_json: bo
         write_text(out, text)
     answer = _answer(artefact) | {"report": str(out or artefact.path / "report.html")}
     show.result(found if as_json and out is None else answer, as_json, lambda: _draw_report(artefact, found))
+
+
+@eval.command()
+@click.argument("run")
+@click.argument("other", required=False)
+@click.option("--judge", "ref", required=True, help="Model that judges: a name, a path or a hub id.")
+@JSON
+@workspace_option
+def judge(run: str, other: str | None, ref: str, as_json: bool, workspace: Path | None) -> None:
+    """Have a local model judge whether the passages support RUN's answers, or choose between RUN and OTHER.
+
+    Nothing is asked again.  It says how far the verdicts follow the order of the options, how far they agree with
+    people's votes, and whether the judge is kinder to its own model.  Stopped in the middle, the same command goes on.
+    """
+    from mlxrag.evaluate.evaluate import judge_pair, judge_run
+    from mlxrag.evaluate.judging import spool
+    from mlxrag.model.load import load
+    from mlxrag.workspace import open_workspace, resolve
+
+    ws = open_workspace(workspace)
+    runs = [resolve(ws, "runs", name) for name in ((run, other) if other else (run,))]
+    with load(ref, ws) as model:
+        show.say(f"verdicts are kept in {spool(ws, runs, model.name)}")
+        artefact, found = judge_pair(ws, runs, model) if other else judge_run(ws, runs[0], model)
+    show.result(_answer(artefact) | {"judged": found}, as_json, lambda: _draw_judged(artefact, found))
+
+
+def _draw_judged(artefact: Artefact, found: dict[str, Any]) -> None:
+    place, people = found["position"], found["people"]
+    click.echo(f"{artefact.ref}: {place['n']} verdicts of {found['judge']}")
+    if place["n"]:
+        click.echo(
+            f"the option named first: {place['first']:.2f} on average (0.50 without a bias); {place['turned']:.0%} change sides with the order"
+        )
+    if "preferred" in found:
+        p = found["preferred"]
+        click.echo(
+            f"{found['runs'][0]} is better: {_number(p['mean'])} {_bounds(p['low'], p['high'])}, n {p['n']}, missing {p['missing']}"
+        )
+        own = found["self_preference"]
+        if own is not None:
+            click.echo(
+                f"its own answers ({found['own']}) where both are equally right: {_number(own['mean'])} {_bounds(own['low'], own['high'])}, n {own['n']}"
+            )
+    if people is None:
+        click.echo("nobody has voted on these answers, so nothing says how far it agrees with people")
+    else:
+        click.echo(
+            f"against people on {people['n']} answers: kappa {_number(people['kappa'])}, AUROC {_number(people['auroc'])}, bias {_number(people['bias'])}"
+        )
 
 
 @eval.command()

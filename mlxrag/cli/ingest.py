@@ -41,6 +41,8 @@ def ingest(
     from mlxrag.rag.index import open_index
     from mlxrag.rag.ingest import ingest as run
     from mlxrag.rag.read import find_files
+    from mlxrag.track import counted as followed
+    from mlxrag.track import live
     from mlxrag.workspace import open_workspace
 
     settings = s.read(config, flags)
@@ -52,10 +54,14 @@ def ingest(
     name = settings.retrieval.index
     counted = {"indexed": 0, "unchanged": 0, "removed": 0}
     left: dict[str, list[dict[str, str]]] = {"empty": [], "refused": []}
-    with open_index(
-        ws, name, encoder, encoding=settings.encoding, retrieval=settings.retrieval, create=True, rebuild=rebuild
-    ) as index:
-        outcomes = run(index, encoder, paths, settings)
+    about = {"chunking": settings.chunking.model_dump(), "encoding": settings.encoding.model_dump()}
+    with (
+        live(ws, settings.tracking, "ingest", name, settings=about, inputs=[str(p) for p in paths]) as job,
+        open_index(
+            ws, name, encoder, encoding=settings.encoding, retrieval=settings.retrieval, create=True, rebuild=rebuild
+        ) as index,
+    ):
+        outcomes = followed(job, run(index, encoder, paths, settings), "files")
         for outcome in show.progress(outcomes, f"Ingesting into {name}", total, "files"):
             if outcome.outcome in counted:
                 counted[outcome.outcome] += 1
@@ -68,6 +74,13 @@ def ingest(
             "kind": "indexes", "name": name, "path": str(index.path), **counted, **left, **now,
             "encoder": encoder.name, "seconds": round(time.monotonic() - started, 3),
         }  # fmt: skip
+        job.log(
+            None,
+            seconds=time.monotonic() - started,
+            **now,
+            **counted,
+            **{kind: len(rows) for kind, rows in left.items()},
+        )
 
     def draw() -> None:
         if left["refused"] or left["empty"]:

@@ -80,6 +80,7 @@ def sweep(
     from mlxrag.model.source import find_source
     from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick
     from mlxrag.model.sweep import sweep as run
+    from mlxrag.track import curves, live
     from mlxrag.workspace import open_workspace
 
     settings, ws = s.read(config, flags), open_workspace(workspace)
@@ -95,20 +96,34 @@ def sweep(
     keeper = Keeper(ws)
     words = recipes or DEFAULT
     steps = run(found, words, measuring, ws, budget=limit, max_kl=max_kl, keep=keeper)
-    rows = list(show.progress(steps, f"Sweeping {found.name}", total=len(words) + 1, unit="recipes"))
-    chosen = pick(rows, limit, max_kl)
-    made = None
-    if chosen.recipe and keeper.row is not None and keeper.row.recipe == chosen.recipe:
-        made = keeper.freeze(
-            ws, found, name or f"{found.name}-{chosen.recipe}".replace("@", "-"), chosen.why, settings.quantizing
-        )
-    report = write_report(ws, found.name, found.ref, rows, chosen, measuring, len(texts), made)
+    with live(ws, settings.tracking, "sweep", f"sweep-{found.name}"[:100], inputs=[found.ref]) as job:
+        told = curves(job, steps, figures)
+        rows = list(show.progress(told, f"Sweeping {found.name}", total=len(words) + 1, unit="recipes"))
+        chosen = pick(rows, limit, max_kl)
+        made = None
+        if chosen.recipe and keeper.row is not None and keeper.row.recipe == chosen.recipe:
+            made = keeper.freeze(
+                ws, found, name or f"{found.name}-{chosen.recipe}".replace("@", "-"), chosen.why, settings.quantizing
+            )
+        report = write_report(ws, found.name, found.ref, rows, chosen, measuring, len(texts), made)
     if html is not None:
         html.write_text((report.path / "report.html").read_text(encoding="utf-8"), encoding="utf-8")
     value: dict[str, Any] = {"kind": "runs", "name": report.name, "version": report.version, "path": str(report.path)}
     value |= {"rows": [row.as_dict() for row in rows], "pick": chosen.recipe or None, "why": chosen.why}
     value["model"] = {"name": made.name, "version": made.version, "path": str(made.path)} if made else None
     show.result(value, as_json, lambda: draw(rows, chosen.recipe, chosen.why, made, report))
+
+
+def figures(row: Row) -> dict[str, float | None]:
+    """Return the curves of a sweep at one recipe."""
+    return {
+        "sweep/bits_per_weight": row.bits_per_weight,
+        "sweep/megabytes": row.nbytes / 1e6,
+        "sweep/kl": row.quality.kl_mean if row.quality else None,
+        "sweep/same_choice": row.quality.top1 if row.quality else None,
+        "sweep/decode_tokens_per_second": row.speed.decode.median if row.speed else None,
+        "sweep/answers": row.answers.value if row.answers else None,
+    }
 
 
 def cut(

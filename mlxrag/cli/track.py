@@ -28,6 +28,8 @@ def ui(workspace: Path | None, ui_port: int | None) -> None:
 
     What is not mirrored yet is mirrored first.
     """
+    import signal
+
     from mlxrag.track import read_tracking
     from mlxrag.tracking.charts import page
     from mlxrag.tracking.store import EXPERIMENTS
@@ -35,6 +37,9 @@ def ui(workspace: Path | None, ui_port: int | None) -> None:
     from mlxrag.tracking.worker import mirror_all, opened
     from mlxrag.workspace import open_workspace
 
+    # A server of several processes hangs on this one: being told to go must run what takes them along.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     ws = open_workspace(workspace)
     port = ui_port or read_tracking(ws).ui_port
     with opened(ws) as store:
@@ -48,6 +53,10 @@ def ui(workspace: Path | None, ui_port: int | None) -> None:
                 click.echo(f"  {text} {page(port, known[name], name)}")
         while True:
             time.sleep(3600)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @track.command()

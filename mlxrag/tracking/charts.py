@@ -47,7 +47,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         line("Validation answers", "valid/f1", "valid/exact_match"),
         line("Tokens per second", "train/tokens_per_second"),
         line("Learning rate", "train/learning_rate"),
-        line("MLX memory", "system/mlx_active_megabytes", "system/mlx_peak_megabytes", axis="time"),
+        line("Most memory that MLX held", "train/peak_bytes"),
         line(
             "Memory of the process and left on the machine",
             "system/resident_megabytes",
