@@ -15,7 +15,6 @@ Source: continuous batching, Orca (Yu et al., OSDI 2022).
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,51 +28,27 @@ from mlxrag.errors import BadInput, WontFit
 from mlxrag.memory import ledger
 from mlxrag.model.admit import HELPS, row_bytes, step_bytes
 from mlxrag.model.attach import resident
-from mlxrag.model.batch_cache import as_batch, can_batch, can_pad
-from mlxrag.model.cache import LEAST
+from mlxrag.model.batch_cache import as_batch, can_batch, can_pad, take_places
+from mlxrag.model.batch_row import Row, begin
 from mlxrag.model.cache_layers import can_cut, common, cut_back
-from mlxrag.model.generate import Completion, Request, Stopper, complete, for_request
+from mlxrag.model.generate import Completion, Request, complete
+from mlxrag.model.grouping import Group, plan
 from mlxrag.model.load import Model
 from mlxrag.model.rows import Rows, with_adapters
-from mlxrag.model.sample import RECENT, Draws, draws_per_token, make_sampler, penalize
+from mlxrag.model.sample import RECENT, draws_per_token, make_sampler, penalize
 from mlxrag.settings import Caching, Sampling
 
 
 @dataclass(slots=True)
-class Row:
-    """One request under way."""
-
-    request: Request
-    started: float
-    reused: int
-    draws: Draws | None
-    stopper: Stopper
-    detokenizer: Any
-    limit: int
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Requests that share a beginning, for one adapter.
+class Active:
+    """The rows that are generating, their caches, and the tokens that are on their way.
 
     Attributes:
-        shared: leading tokens that all of them have in common and that run once; 0 for none.
-        requests: the shortest rest first.
+        rows: by their place in the batch; None where a row has finished.  Its place is computed on until another row
+            takes it, since moving the others' keys and values together costs more than many steps.
     """
 
-    adapter: str | None
-    shared: int
-    requests: tuple[Request, ...]
-
-
-@dataclass(slots=True)
-class Active:
-    """The rows that are generating, their caches, and the tokens that are on their way."""
-
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row | None] = field(default_factory=list)
     cache: list[Any] = field(default_factory=list)
     tokens: mx.array | None = None
     logprobs: mx.array | None = None
@@ -133,52 +108,6 @@ def _one_by_one(
             yield complete(model, request, sampling, caching=caching)
 
 
-def plan(requests: Sequence[Request], adapter: str | None = None) -> list[Group]:
-    """Group requests by the beginning they share.
-
-    Sorted by their tokens, requests with a common beginning are neighbours.  A run of neighbours is cut
-    wherever they share less than twice what the whole run shares, so that a long common beginning
-    (passages) is not given up for a short one (the instruction); what is left over shares the short one.
-
-    Args:
-        requests: in any order.
-        adapter: the one that requests without an adapter use.
-
-    Returns:
-        Groups in an order in which each beginning can go on from the one before.
-    """
-    found: list[Group] = []
-    for name in dict.fromkeys(r.adapter or adapter for r in requests):
-        alike = sorted((r for r in requests if (r.adapter or adapter) == name), key=lambda r: (r.prompt, r.id))
-        found += _split(name, alike)
-    return found
-
-
-def _split(adapter: str | None, requests: Sequence[Request]) -> list[Group]:
-    """Group requests that are sorted by their tokens."""
-    # The last token of a prompt always runs with its row.
-    pairs = [
-        min(common(a.prompt, b.prompt), len(a.prompt) - 1, len(b.prompt) - 1) for a, b in itertools.pairwise(requests)
-    ]
-    least = min(pairs, default=0)
-    bar = max(LEAST, 2 * least)
-    if max(pairs, default=0) < bar:
-        return [_group(adapter, least if least >= LEAST else 0, requests)]
-    runs: list[list[Request]] = [[requests[0]]]
-    for request, same in zip(requests[1:], pairs, strict=True):
-        if same >= bar:
-            runs[-1].append(request)
-        else:
-            runs.append([request])
-    loose = [run[0] for run in runs if len(run) == 1]
-    found = [_group(adapter, least if least >= LEAST else 0, loose)] if loose else []
-    return found + [group for run in runs if len(run) > 1 for group in _split(adapter, run)]
-
-
-def _group(adapter: str | None, shared: int, requests: Sequence[Request]) -> Group:
-    return Group(adapter, shared, tuple(sorted(requests, key=lambda r: (len(r.prompt), r.id))))
-
-
 def _select_adapters(model: Model, requests: Sequence[Request], stack: ExitStack) -> Rows | None:
     """Put the adapters that the requests name on the network: one for all, or one per row."""
     wanted = {r.adapter or model.adapter for r in requests}
@@ -216,11 +145,11 @@ class _Run:
             self.hold.release()
 
     def run(self, waiting: list[Group]) -> Iterator[Completion]:
-        while waiting or self.active.rows:
+        while waiting or self.running:
             waiting[:0] = self.give_way()
             free = self.free(waiting[0].requests[0] if waiting else None)
             # A few rows at a time would each hold up the others for a prefill of its own.
-            if waiting and (not self.active.rows or free >= max(1, self.caching.decode_concurrency // 4)):
+            if waiting and (not self.running or free >= self.worth(waiting[0])):
                 group = waiting.pop(0)
                 free = self.admit(group, min(free, len(group.requests)))
                 taken, rest = group.requests[:free], group.requests[free:]
@@ -230,19 +159,29 @@ class _Run:
                     self.join(group, taken)
             yield from self.step()
 
+    @property
+    def running(self) -> list[Row]:
+        """The rows that have not finished."""
+        return [row for row in self.active.rows if row is not None]
+
+    def worth(self, group: Group) -> int:
+        """Return how many places must be free for rows of a group to join others: all its own, or a share of all."""
+        most = self.caching.decode_concurrency
+        return max(1, most // 4, min(len(group.requests), most // 2))
+
     def free(self, request: Request | None) -> int:
         """Return how many more rows may start: by the batch size, and by memory where it is limited."""
-        room = self.caching.decode_concurrency - len(self.active.rows)
+        room = self.caching.decode_concurrency - len(self.running)
         if request is not None and self.memory is not None and self.bytes_per_token:
             longest = len(request.prompt) + request.max_tokens
-            held = sum(len(r.request.prompt) + r.limit for r in self.active.rows)
+            held = sum(len(r.request.prompt) + r.limit for r in self.running)
             room = min(room, int((self.memory / self.bytes_per_token - held) // longest))
-        return max(room, 0 if self.active.rows else 1)
+        return max(room, 0 if self.running else 1)
 
     def need(self, group: Group | None = None, new: int = 0) -> int:
         """Return the bytes that the rows under way take, with some more of a group."""
         joining = group.requests[:new] if group is not None else ()
-        lengths = [len(r.request.prompt) + r.limit for r in self.active.rows]
+        lengths = [len(r.request.prompt) + r.limit for r in self.running]
         lengths += [min(len(r.prompt) + r.max_tokens, self.model.context) for r in joining]
         if not lengths:
             return 0
@@ -254,7 +193,8 @@ class _Run:
             steps.append(step_bytes(self.model, longest, rest, self.caching, len(joining)))
             steps.append(step_bytes(self.model, longest, max(shared, 1), self.caching))
         # One more: the beginning that rows share is kept beside them.
-        return (len(lengths) + 1) * row_bytes(self.model, longest, self.caching) + max(steps)
+        places = max(len(lengths), len(self.active.rows))
+        return (places + 1) * row_bytes(self.model, longest, self.caching) + max(steps)
 
     def admit(self, group: Group, count: int) -> int:
         """Reserve what as many rows of a group take as fit, at most `count`, and return how many that are.
@@ -263,7 +203,7 @@ class _Run:
             WontFit: no row is under way, and not even one fits.
         """
         while count:
-            alone = not self.active.rows and count == 1
+            alone = not self.running and count == 1
             try:
                 # Others give something up for one row, not for more rows at once.
                 self.hold.resize(self.need(group, count), helps=HELPS, relief=alone)
@@ -285,10 +225,11 @@ class _Run:
         try:
             ledger().look()
         except WontFit:
-            while ledger().free() < 0 and len(self.active.rows) > 1:
-                half = len(self.active.rows) // 2
-                gone += [row.request for row in self.active.rows[half:]]
-                self.keep_rows(list(range(half)))
+            while ledger().free() < 0 and len(self.running) > 1:
+                half = len(self.running) // 2
+                gone += [row.request for row in self.running[half:]]
+                places = [i for i, row in enumerate(self.active.rows) if row is not None]
+                self.keep_rows(places[:half])
                 self.trunk, self.trunk_of = [], (None, ())
                 self.hold.resize(self.need())
             if ledger().free() < 0:
@@ -312,20 +253,44 @@ class _Run:
                 self.process([rest[:-1]], one)
             cache = as_batch(alone, self.caching)
         # What was processed for all is counted for the first.
-        rows = [self.row(r, group.shared - (0 if i else fresh), started) for i, r in enumerate(requests)]
-        last = mx.array([rest[-1] for rest in rests])
+        rows = [
+            begin(self.model, r, self.sampling, group.shared - (0 if i else fresh), started)
+            for i, r in enumerate(requests)
+        ]
+        self.put(rows, cache, mx.array([rest[-1] for rest in rests], mx.uint32))
+
+    def put(self, rows: list[Row], cache: list[Any], last: mx.array) -> None:
+        """Let rows generate from the next step on: in places of finished ones, or beside the others.
+
+        Args:
+            rows: new rows.
+            cache: what their prompts left, all but the last token.
+            last: that token of each.
+        """
+        logprobs = mx.zeros(last.shape)
         recent = mx.broadcast_to(last[:, None], (len(rows), RECENT)) if self.sampling.repetition_penalty != 1 else None
-        tokens, logprobs = self.forward(rows, cache, last, recent)
-        if self.active.rows:
-            for mine, theirs in zip(self.active.cache, cache, strict=True):
-                mine.extend(theirs)
-            tokens = _joined(self.active.tokens, tokens)
-            logprobs = _joined(self.active.logprobs, logprobs)
-            recent = None if recent is None else _joined(self.active.recent, recent)
-            cache = self.active.cache
-        self.active = Active([*self.active.rows, *rows], cache, tokens, logprobs, recent)
-        total = sum(len(r.request.prompt) for r in self.active.rows)
-        self.bytes_per_token = sum(c.nbytes for c in cache) / max(total, 1)
+        active = self.active
+        free = [i for i, row in enumerate(active.rows) if row is None][: len(rows)]
+        if len(free) == len(rows) and take_places(active.cache, free, cache):
+            at = mx.array(free)
+            for i, row in zip(free, rows, strict=True):
+                active.rows[i] = row
+            active.tokens[at] = last
+            active.logprobs[at] = logprobs
+            if active.recent is not None and recent is not None:
+                active.recent[at] = recent
+        else:
+            self.keep_rows([i for i, row in enumerate(active.rows) if row is not None])
+            active = self.active
+            if active.rows:
+                for mine, theirs in zip(active.cache, cache, strict=True):
+                    mine.extend(theirs)
+                last, logprobs = _joined(active.tokens, last), _joined(active.logprobs, logprobs)
+                recent = None if recent is None else _joined(active.recent, recent)
+                cache = active.cache
+            self.active = Active([*active.rows, *rows], cache, last, logprobs, recent)
+        total = sum(len(r.request.prompt) for r in self.running)
+        self.bytes_per_token = sum(c.nbytes for c in self.active.cache) / max(total, 1)
 
     def grow(self, adapter: str | None, shared: tuple[int, ...]) -> tuple[list[Any], int]:
         """Return the caches after a shared beginning, made from those of the one before, and how many tokens ran."""
@@ -356,32 +321,29 @@ class _Run:
             for layer in cache:
                 layer.prepare(lengths=[len(rest) for rest in rests], right_padding=padding)
         for at in range(0, longest, self.caching.prefill_step_size):
+            if at:
+                mx.eval([c.state for c in cache])
+                mx.clear_cache()
             self.model.network(ids[:, at : at + self.caching.prefill_step_size], cache=cache)
-            mx.eval([c.state for c in cache])
-            mx.clear_cache()
         if max(padding):
             for layer in cache:
                 layer.finalize()
-            mx.eval([c.state for c in cache])
+        mx.eval([c.state for c in cache])
 
-    def row(self, request: Request, reused: int, started: float) -> Row:
-        own = for_request(self.sampling, request)
-        limit = min(own.max_tokens, self.model.context - len(request.prompt))
-        draws = Draws(own.seed, self.width) if self.width else None
-        detokenizer = self.model.tokenizer.detokenizer(skip_special_tokens=True)
-        return Row(request, started, reused, draws, Stopper(own.stop), detokenizer, max(limit, 1))
-
-    def forward(
-        self, rows: Sequence[Row], cache: list[Any], ids: mx.array, recent: mx.array | None, ahead: int = 0
-    ) -> tuple[mx.array, mx.array]:
-        """Run one token of each row and pick the next; `ahead` tokens of each are not in its list yet."""
+    def forward(self, ids: mx.array, recent: mx.array | None) -> tuple[mx.array, mx.array]:
+        """Run one token of each row and pick the next."""
+        rows, cache = self.active.rows, self.active.cache
         logits = self.model.network(ids[:, None], cache=cache)[:, -1, :]
         if recent is not None:
             logits = penalize(logits, recent, self.sampling.repetition_penalty)
         if self.sampler is None:
             self.sampler = make_sampler(self.sampling, logits.shape[-1], self.keep)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        numbers = mx.stack([r.draws.at(len(r.tokens) + ahead) for r in rows if r.draws]) if self.width else None
+        numbers = None
+        if self.width:
+            nothing = mx.zeros((self.width,))
+            # The token on its way is not in a row's list yet, unless it is one of the prompt.
+            numbers = mx.stack([r.draws.at(len(r.tokens) + (not r.fresh)) if r and r.draws else nothing for r in rows])
         chosen = self.sampler(logprobs, numbers)
         found = mx.take_along_axis(logprobs, chosen[:, None], axis=-1)[:, 0]
         mx.async_eval(chosen, found)
@@ -394,23 +356,27 @@ class _Run:
             return
         assert active.tokens is not None and active.logprobs is not None
         following = None
-        if any(len(row.tokens) + 1 < row.limit for row in active.rows):
+        if any(row.fresh or len(row.tokens) + 1 < row.limit for row in self.running):
             if active.recent is not None:
                 active.recent = mx.concatenate([active.recent[:, 1:], active.tokens[:, None]], axis=1)
-            self.use([row.request.adapter or self.model.adapter for row in active.rows])
-            following = self.forward(active.rows, active.cache, active.tokens, active.recent, ahead=1)
+            self.use([row.request.adapter or self.model.adapter if row else None for row in active.rows])
+            following = self.forward(active.tokens, active.recent)
         values: Any = active.tokens.tolist()
         scores: Any = active.logprobs.tolist()
-        kept: list[int] = []
         for i, (row, token, score) in enumerate(zip(active.rows, values, scores, strict=True)):
-            reason = self.take(row, token, score)
-            if reason is None:
-                kept.append(i)
-            else:
-                yield _completion(row, reason)
+            if row is None:
+                continue
+            if row.fresh:
+                row.fresh = False
+                continue
+            reason = row.take(token, score, self.model.tokenizer.eos_ids)
+            if reason is not None:
+                active.rows[i] = None
+                yield row.completion(reason)
         if following is not None:
             active.tokens, active.logprobs = following
-        if len(kept) < len(active.rows):
+        kept = [i for i, row in enumerate(active.rows) if row is not None]
+        if 2 * len(kept) <= len(active.rows):
             self.keep_rows(kept)
             self.hold.resize(min(self.hold.size, self.need()))
 
@@ -420,6 +386,8 @@ class _Run:
         if not index:
             self.active = Active()
             return
+        if len(index) == len(active.rows):
+            return
         assert active.tokens is not None and active.logprobs is not None
         at = mx.array(list(index))
         for layer in active.cache:
@@ -428,18 +396,6 @@ class _Run:
         rows = [active.rows[i] for i in index]
         self.active = Active(rows, active.cache, active.tokens[at], active.logprobs[at], recent)
 
-    def take(self, row: Row, token: int, score: float) -> str | None:
-        """Add a token to a row and return why the row is finished, if it is."""
-        ended = token in self.model.tokenizer.eos_ids
-        if not ended:
-            row.tokens.append(token)
-            row.logprobs.append(score)
-            row.text += row.stopper.add(row.detokenizer.add(token))
-        if ended or row.stopper.done or len(row.tokens) >= row.limit:
-            row.text += row.stopper.add(row.detokenizer.finish(), last=True)
-            return "stop" if ended or row.stopper.done else "length"
-        return None
-
     def use(self, adapters: Sequence[str | None]) -> None:
         if self.adapters is not None:
             self.adapters.select(adapters)
@@ -447,16 +403,3 @@ class _Run:
 
 def _joined(first: mx.array | None, second: mx.array) -> mx.array:
     return second if first is None else mx.concatenate([first, second])
-
-
-def _completion(row: Row, reason: str) -> Completion:
-    return Completion(
-        row.request.id,
-        row.text,
-        tuple(row.tokens),
-        tuple(row.logprobs),
-        reason,
-        len(row.request.prompt),
-        row.reused,
-        time.perf_counter() - row.started,
-    )

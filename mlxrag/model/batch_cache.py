@@ -14,6 +14,8 @@ from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from mlxrag.settings import Caching
 
+SPARE = 64  # columns that no row needs, from which on it pays to move all rows
+
 
 class QuantizedBatchKVCache(BatchKVCache):
     """A `BatchKVCache` whose keys and values are stored quantized and attended to quantized.
@@ -115,6 +117,33 @@ def as_batch(rows: Sequence[Sequence[Any]], caching: Caching) -> list[Any]:
             many = QuantizedBatchKVCache(many, caching.kv_group_size, caching.kv_bits)
         found.append(many)
     return found
+
+
+def take_places(cache: Sequence[Any], places: Sequence[int], rows: Sequence[Any]) -> bool:
+    """Put the keys and values of new rows where finished ones were, if that goes without moving the others.
+
+    Args:
+        cache: of the rows under way, one entry per layer; changed in place.
+        places: rows of it that have finished, one for each new row.
+        rows: caches of the new rows, not longer than those under way.
+
+    Returns:
+        Whether it was done: layers must be plain, and not have too much padding that moving would take out.
+    """
+    if not places or any(type(layer) is not BatchKVCache for layer in (*cache, *rows)):
+        return False
+    left, end, length = cache[0].left_padding.tolist(), cache[0]._idx, rows[0]._idx
+    spare = min((pad for i, pad in enumerate(left) if i not in places), default=end)
+    if length > end or min(spare, end - length) >= SPARE:
+        return False
+    at = mx.array(list(places))
+    for mine, new in zip(cache, rows, strict=True):
+        for i, place in enumerate(places):
+            mine.keys[place, :, end - length : end] = new.keys[i, :, :length]
+            mine.values[place, :, end - length : end] = new.values[i, :, :length]
+        mine.left_padding[at] = new.left_padding + (end - length)
+        mine.offset[at] = new.offset
+    return True
 
 
 def _cut(parts: tuple[mx.array, ...], count: int) -> tuple[mx.array, ...]:

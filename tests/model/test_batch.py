@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mlxrag.errors import BadInput, NotFound
 from mlxrag.model.attach import resident
-from mlxrag.model.batch import complete_batch, plan
+from mlxrag.model.batch import complete_batch
 from mlxrag.model.generate import Completion, Request, complete
+from mlxrag.model.grouping import plan
 from mlxrag.model.load import Model, load
 from mlxrag.settings import Caching, Sampling
 from tests.toy_model import write_model

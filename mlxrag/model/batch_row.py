@@ -1,0 +1,76 @@
+"""One request of a batch under way: its tokens so far, its text, and when it is finished."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxrag.model.generate import Completion, Request, Stopper, for_request
+from mlxrag.model.load import Model
+from mlxrag.model.sample import Draws, draws_per_token
+from mlxrag.settings import Sampling
+
+
+@dataclass(slots=True)
+class Row:
+    """One request under way.
+
+    Attributes:
+        fresh: the token on its way is the last of the prompt, not one of the answer.
+    """
+
+    request: Request
+    started: float
+    reused: int
+    draws: Draws | None
+    stopper: Stopper
+    detokenizer: Any
+    limit: int
+    fresh: bool = True
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def take(self, token: int, score: float, eos_ids: frozenset[int]) -> str | None:
+        """Add a token and return why the row is finished, if it is."""
+        ended = token in eos_ids
+        if not ended:
+            self.tokens.append(token)
+            self.logprobs.append(score)
+            self.text += self.stopper.add(self.detokenizer.add(token))
+        if ended or self.stopper.done or len(self.tokens) >= self.limit:
+            self.text += self.stopper.add(self.detokenizer.finish(), last=True)
+            return "stop" if ended or self.stopper.done else "length"
+        return None
+
+    def completion(self, reason: str) -> Completion:
+        """Return what the request came to."""
+        return Completion(
+            self.request.id,
+            self.text,
+            tuple(self.tokens),
+            tuple(self.logprobs),
+            reason,
+            len(self.request.prompt),
+            self.reused,
+            time.perf_counter() - self.started,
+        )
+
+
+def begin(model: Model, request: Request, sampling: Sampling, reused: int, started: float) -> Row:
+    """Return the row of a request whose prompt is processed but for its last token.
+
+    Args:
+        model: a loaded model.
+        request: its own seed, length and stop texts win over those of `sampling`.
+        sampling: how tokens are chosen.
+        reused: tokens of the prompt that did not run for it.
+        started: `perf_counter` when its prompt began to run.
+    """
+    own = for_request(sampling, request)
+    limit = min(own.max_tokens, model.context - len(request.prompt))
+    width = draws_per_token(sampling)
+    draws = Draws(own.seed, width) if width else None
+    detokenizer = model.tokenizer.detokenizer(skip_special_tokens=True)
+    return Row(request, started, reused, draws, Stopper(own.stop), detokenizer, max(limit, 1))
