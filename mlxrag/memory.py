@@ -109,7 +109,7 @@ class Ledger:
     def set_size(self, size: int) -> None:
         """Change the budget; if less than what is held remains, relief is asked for the difference."""
         with self._turn:
-            self._size = size
+            self._size = max(size, 0)
             self._relieve(-self.free())
             self._turn.notify_all()
 
@@ -134,6 +134,17 @@ class Ledger:
         over = -self.free()
         if over > 0 and self.held:
             raise WontFit(f"the budget has shrunk to {_mb(self._size)}{self._holders()}", over)
+
+    def on_short(self, name: str, relieve: Callable[[int], int]) -> Callable[[], None]:
+        """Ask `relieve` too when a request does not fit, after those that are asked already; returns what ends that.
+
+        Args:
+            name: what it does.
+            relieve: given the bytes that are missing, frees some and returns how many.
+        """
+        entry = (name, relieve)
+        self.relief.append(entry)
+        return lambda: self.relief.remove(entry) if entry in self.relief else None
 
     def reserve(self, who: str, kind: str, size: int, *, wait: float = 0.0, helps: str = "") -> Hold:
         """Grant `size` bytes, asking for relief and then waiting where there is too little.

@@ -100,6 +100,8 @@ class Rung:
         up: undoes it; returns whether it could.
         cost: says what it is known to cost in quality or time, for the log; asked when the step is taken.
         exact: answers stay what they are; a measurement takes no other step.
+        lasting: it stays given up until it is taken back; else what was given up comes back by itself when it is used,
+            and the step can be taken again.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Rung:
     up: Callable[[], bool]
     cost: Callable[[], str]
     exact: bool = True
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +179,8 @@ class Ladder:
 
     def bind(self, ledger: Ledger, clock: Callable[[], float]) -> Callable[[], None]:
         """Let a ledger that is short of bytes step down this ladder before it refuses; returns what undoes that."""
-        entry = ("ladder", lambda missing: self.relieve(missing, clock()))
-        ledger.relief.append(entry)
         self.room = ledger.free
-        return lambda: ledger.relief.remove(entry) if entry in ledger.relief else None
+        return ledger.on_short("step down the ladder", lambda missing: self.relieve(missing, clock()))
 
     def _step_down(self, now: float) -> Move | None:
         gone = {number for number, _ in self._down}
@@ -188,7 +189,8 @@ class Ladder:
                 continue
             freed = rung.down()
             if freed > 0:
-                self._down.append((number, freed))
+                if rung.lasting:
+                    self._down.append((number, freed))
                 return self._note(Move("down", rung.name, freed, rung.cost(), now))
         return None
 

@@ -336,7 +336,8 @@ class Memory(Table):
         description="Most memory for everything mlxrag holds, such as 6GB; what the machine can safely give unless given.",
     )
     memory_reserve: str = Field("1.5GB", description="Memory left to the system and to other programs.")
-    keep_alive: float = Field(300.0, ge=0, description="Seconds after which an idle model is unloaded; 0 keeps it.")
+    keep_alive: str = Field("5m", description="Unload an idle model after this time, such as 5m or 90s; 0 keeps it.")
+    memory_wait: str = Field("30s", description="Wait this long for memory before an answer is refused.")
     device: Literal["auto", "gpu", "cpu"] = Field("auto", description="Where the model computes.")
 
 

@@ -96,6 +96,9 @@ def warnings(answer: Answer) -> list[str]:
             f"{answer.dropped_passages} of {answer.dropped_passages + len(answer.hits)} passages did not fit into the "
             "model's context and were left out, from the bottom."
         )
+    for step in answer.usage.get("memory", {}).get("steps", ()):
+        freed = f", {step['freed'] / 1e6:.0f} MB freed; {step['cost']}" if step["direction"] == "down" else ""
+        found.append(f"Memory: {'gave up' if freed else 'took back'}: {step['rung']}{freed}.")
     if answer.usage.get("finish_reason") == "length":
         found.append("The answer was cut at --max-tokens.")
     return found

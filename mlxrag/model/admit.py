@@ -7,10 +7,12 @@ needs besides is predicted.
 from __future__ import annotations
 
 import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlxrag.memory import Hold, ledger
 from mlxrag.model.load import Model
-from mlxrag.model.predict import cache_bytes, work_bytes
+from mlxrag.model.predict import cache_bytes
+from mlxrag.model.sizes import read_shape, work_bytes
 from mlxrag.settings import Caching
 
 STEP = 256
@@ -62,3 +64,10 @@ def step_bytes(model: Model, tokens: int, fed: int, caching: Caching, rows: int 
     size = 4 if mx.default_device() == mx.Device(mx.cpu) else 2
     step = max(1, min(caching.prefill_step_size, fed))
     return work_bytes(model.config, tokens, batch=rows, step=step, size=size)
+
+
+def groups_of(model: Model) -> int:
+    """Return the group size in which this model's keys and values can be quantized; 0 where they cannot."""
+    size = read_shape(model.config).head_dim
+    plain = all(type(layer) is KVCache for layer in make_prompt_cache(model.network))
+    return next((group for group in (64, 32) if plain and size % group == 0), 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Adapters:
         self._modules = {path: module for path, module in network.named_modules() if path}
         self._slots: dict[str, list[tuple[Any, Any, Any, Any]]] = {}
         self._adapters: dict[str, Adapter] = {}
+        self._resting: dict[str, Path] = {}
         self._hold = ledger().reserve(f"adapters of {base_name or 'a network'}", "adapter", 0)
         weakref.finalize(self, self._hold.release)
 
@@ -98,7 +100,7 @@ class Adapters:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the resident adapters, in the order they came."""
-        return tuple(self._adapters)
+        return (*self._adapters, *self._resting)
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +108,7 @@ class Adapters:
         return sum(adapter.nbytes for adapter in self._adapters.values())
 
     def __getitem__(self, name: str) -> Adapter:
+        self._wake(name)
         if name not in self._adapters:
             raise NotFound(f"no adapter {name!r} is resident{nearest(name, self._adapters)}")
         return self._adapters[name]
@@ -132,10 +135,13 @@ class Adapters:
         if self.active == adapter.name:
             self.use(None)
         others = sum(a.nbytes for name, a in self._adapters.items() if name != adapter.name)
-        self._hold.resize(others + adapter.nbytes, helps="fewer resident adapters or a larger --memory-budget would help")
+        self._hold.resize(
+            others + adapter.nbytes, helps="fewer resident adapters or a larger --memory-budget would help"
+        )
         mx.eval(list(adapter.weights.values()))
         self._slots[adapter.name] = self._place(adapter)
         self._adapters[adapter.name] = adapter
+        self._resting.pop(adapter.name, None)
         return adapter.name
 
     def use(self, name: str | None) -> None:
@@ -143,7 +149,10 @@ class Adapters:
 
         Raises:
             NotFound: it is not resident.
+            WontFit: it rested, and there is no room for it now.
         """
+        if name is not None:
+            self._wake(name)
         if name is not None and name not in self._slots:
             raise NotFound(f"no adapter {name!r} is resident{nearest(name, self._adapters)}")
         if self.active is not None:
@@ -162,11 +171,28 @@ class Adapters:
         del self._slots[name], self._adapters[name]
         self._hold.resize(self.nbytes)
 
+    def rest(self, name: str) -> int:
+        """Let go of the memory of an adapter that is not in use, and return the bytes that gives back.
+
+        It comes back from its directory when it is asked for; one that has none stays.
+        """
+        adapter = self._adapters.get(name)
+        if adapter is None or name == self.active or not adapter.path.is_dir():
+            return 0
+        self.drop(name)
+        self._resting[name] = adapter.path
+        return adapter.nbytes
+
+    def _wake(self, name: str) -> None:
+        if name in self._resting:
+            self.add(replace(read_adapter(self._resting[name]), name=name), any_base=True)
+
     def close(self) -> None:
         """Put the base back and let go of every adapter."""
         self.use(None)
         self._slots.clear()
         self._adapters.clear()
+        self._resting.clear()
         self._hold.resize(0)
 
     def _place(self, adapter: Adapter) -> list[tuple[Any, Any, Any, Any]]:

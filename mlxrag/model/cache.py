@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class KVStore:
         disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.
         usage: what it has saved.
         hold: what it has of the memory budget; None outside one.
+        unbind: ends that the budget asks it for relief.
     """
 
     memory: int
@@ -92,6 +93,7 @@ class KVStore:
     disk_bits: int = 0
     usage: Usage = field(default_factory=Usage)
     hold: Hold | None = None
+    unbind: Callable[[], None] | None = None
     _entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = field(default_factory=OrderedDict)
     _speed: float = 0.0  # seconds per token processed, the latest
     _files: dict[str, tuple[str, tuple[int, ...], bool]] | None = None
@@ -217,6 +219,8 @@ class KVStore:
     def close(self) -> None:
         """Give back the memory and the place in the budget."""
         self.clear()
+        if self.unbind is not None:
+            self.unbind()
         if self.hold is not None:
             self.hold.release()
 
@@ -296,5 +300,5 @@ def open_store(caching: Caching, folder: Path | None = None) -> KVStore:
     mib = 1 << 20
     hold = ledger().reserve("keys and values of earlier prompts", "cache", 0)
     store = KVStore(caching.cache_memory * mib, folder, caching.cache_disk * mib, caching.cache_disk_bits, hold=hold)
-    ledger().relief.append(("drop idle caches", store.relieve))
+    store.unbind = ledger().on_short("drop idle caches", store.relieve)
     return store

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxrag.errors import BadInput, WontFit
-from mlxrag.model.predict import Footprint, cache_bytes, network_bytes, skeleton, work_bytes
+from mlxrag.model.predict import Footprint, cache_bytes, network_bytes, skeleton
+from mlxrag.model.sizes import work_bytes
 from mlxrag.model.speed import Speed, backend, remembered
 from mlxrag.workspace import bundled
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
-from mlxrag.errors import BadInput
+from mlxrag.errors import BadInput, WontFit
+from mlxrag.memory import POLL, ledger
 from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
 from mlxrag.model.encoder_files import (
@@ -33,7 +37,8 @@ from mlxrag.model.encoder_files import (
     sha256_remembered,
     special_ids,
 )
-from mlxrag.model.on_demand import OnDemand
+from mlxrag.model.on_demand import HELPS, OnDemand
+from mlxrag.model.sizes import encoder_bytes
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
 from mlxrag.workspace import Workspace
@@ -60,6 +65,7 @@ class Encoder:
         prefixes: put before each text, by kind.
         opening: special ids before a text.
         closing: special ids after a text.
+        config: its config.json, for what a batch will take.
         hidden: gives, loaded on demand, `(ids, mask)` -> last hidden states `(b, t, width)`.
     """
 
@@ -74,6 +80,7 @@ class Encoder:
     prefixes: Mapping[Kind, str]
     opening: tuple[int, ...]
     closing: tuple[int, ...]
+    config: Mapping[str, Any]
     hidden: OnDemand[Hidden]
 
 
@@ -128,6 +135,7 @@ def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = Non
         prefixes=prefixes,
         opening=opening,
         closing=closing,
+        config=config,
         hidden=hidden,
     )
 
@@ -227,10 +235,51 @@ def encode(
     start = 0
     while start < len(order):
         width = len(ids[order[start]])
-        rows = order[start : start + max(1, batch_tokens // width)]
-        vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
-        start += len(rows)
+        make_room(encoder, width)
+        with encoder.hidden.using(), admitted(encoder, width, max(1, batch_tokens // width)) as count:
+            rows = order[start : start + count]
+            vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
+            start += len(rows)
     return vectors
+
+
+@contextmanager
+def admitted(encoder: Encoder, width: int, most: int) -> Iterator[int]:
+    """Reserve what encoding as many texts at once takes as fit, at most `most`, and yield how many that are.
+
+    Raises:
+        WontFit: not even one fits.
+    """
+    count = most
+    while True:
+        size = encoder_bytes(encoder.config, count, width)
+        try:
+            hold = ledger().reserve("texts being encoded", "scratch", size, helps=HELPS)
+            break
+        except WontFit:
+            if count == 1:
+                raise
+            count //= 2
+    with hold:
+        yield count
+
+
+def make_room(encoder: Encoder, width: int, wait: float = 30.0) -> None:
+    """A safe point between batches: where the budget has shrunk, let go of the encoder and wait for room for it.
+
+    Raises:
+        WontFit: there is none after `wait` seconds.
+    """
+    try:
+        ledger().look()
+    except WontFit:
+        encoder.hidden.unload()
+        until = time.monotonic() + wait
+        while ledger().free() < encoder.hidden.size + encoder_bytes(encoder.config, 1, width):
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL)
+            ledger().refresh()
 
 
 def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> list[list[int]]:

@@ -38,12 +38,17 @@ def limits_for(budget: int, planned: int, working_set: int | None) -> dict[str, 
 def apply_limits(ledger: Ledger) -> dict[str, int]:
     """Set MLX's limits for what the ledger holds now; a later call with a larger plan raises the wired limit only.
 
-    The cache is limited to what there is room for, and that is held; under pressure `shrink_cache` gives it back.
+    The cache of freed buffers gets at most a quarter of what is free, which is held, and is the first to give way where
+    a request does not fit.
     """
     working_set = this_machine().working_set if mx.metal.is_available() else None
     limits = limits_for(ledger.size, ledger.held, working_set)
-    hold = _kept(ledger) or ledger.reserve(FREED, "scratch", 0)
-    limits["cache"] = max(0, min(limits["cache"], ledger.free() + hold.size))
+    hold = _kept(ledger)
+    if hold is None:
+        hold = ledger.reserve(FREED, "scratch", 0)
+        if not any(name == FREED for name, _ in ledger.relief):
+            ledger.relief.insert(0, (FREED, lambda missing: shrink_cache(ledger, missing)))
+    limits["cache"] = max(0, min(limits["cache"], (ledger.free() + hold.size) // 4))
     hold.resize(limits["cache"])
     mx.set_memory_limit(limits["memory"])
     mx.set_cache_limit(limits["cache"])
@@ -56,15 +61,22 @@ def apply_limits(ledger: Ledger) -> dict[str, int]:
     return limits
 
 
-def shrink_cache(ledger: Ledger) -> int:
-    """Let MLX keep no freed buffers any more, and return the bytes of the budget that gives back."""
+def shrink_cache(ledger: Ledger, missing: int | None = None) -> int:
+    """Let MLX keep fewer freed buffers, and return the bytes of the budget that gives back.
+
+    Args:
+        ledger: where they are held.
+        missing: how many bytes are wanted; all of them unless given.
+    """
     hold = _kept(ledger)
-    freed = hold.size if hold is not None else 0
-    mx.set_cache_limit(0)
+    if hold is None:
+        mx.clear_cache()
+        return 0
+    before = hold.size
+    hold.resize(0 if missing is None else max(0, before - missing))
+    mx.set_cache_limit(hold.size)
     mx.clear_cache()
-    if hold is not None:
-        hold.release()
-    return freed
+    return before - hold.size
 
 
 def _kept(ledger: Ledger) -> Hold | None:

@@ -87,7 +87,7 @@ class Model:
         if self.hold is not None:
             self.hold.release()
         if not any(hold.kind == "weights" for hold in ledger().holds()):
-            shrink_cache(ledger())
+            shrink_cache(ledger())  # nothing is left that would use them
 
     @property
     def context(self) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import mlx.core as mx
@@ -30,10 +31,11 @@ class OnDemand(Generic[T]):
     """
 
     def __init__(self, who: str, size: int, build: Callable[[], T], measure: Callable[[T], int]) -> None:
-        self.who, self._size, self._build, self._measure = who, size, build, measure
+        self.who, self.size, self._build, self._measure = who, size, build, measure
         self._value: T | None = None
         self._hold: Hold | None = None
         self._turn = threading.RLock()
+        self._users = 0
 
     @property
     def loaded(self) -> bool:
@@ -48,7 +50,7 @@ class OnDemand(Generic[T]):
         """
         with self._turn:
             if self._value is None:
-                hold = ledger().reserve(self.who, "encoder", self._size, helps=HELPS)
+                hold = ledger().reserve(self.who, "encoder", self.size, helps=HELPS)
                 try:
                     self._value = self._build()
                     hold.resize(self._measure(self._value))
@@ -60,13 +62,23 @@ class OnDemand(Generic[T]):
                 weakref.finalize(self, hold.release)  # whoever drops it without a word gives its bytes back too
             return self._value
 
-    def unload(self) -> int:
-        """Let go of the weights and return the bytes that gives back; 0 where they are not in memory."""
-        # Someone is loading or using it: it is not idle.
-        if not self._turn.acquire(blocking=False):
-            return 0
+    @contextmanager
+    def using(self) -> Iterator[T]:
+        """Yield it, and keep it from being unloaded meanwhile."""
+        with self._turn:
+            self._users += 1
         try:
-            if self._value is None or self._hold is None:
+            yield self.get()
+        finally:
+            with self._turn:
+                self._users -= 1
+
+    def unload(self) -> int:
+        """Let go of the weights and return the bytes that gives back; 0 where they are not in memory, or in use."""
+        if not self._turn.acquire(blocking=False):
+            return 0  # another thread is loading it
+        try:
+            if self._value is None or self._hold is None or self._users:
                 return 0
             freed = self._hold.size
             self._value = None

@@ -27,13 +27,15 @@ from mlxrag.model.choose import default_model
 from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model, load
-from mlxrag.model.lookup import Lookup, typical_cost
+from mlxrag.model.lookup import Lookup
 from mlxrag.model.rerank import Reranker, load_reranker
+from mlxrag.model.row_cost import known_cost
 from mlxrag.rag.answer import REFUSAL, Answer, Turn, ask_text, make_answer, messages
 from mlxrag.rag.document import Hit
 from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import Index, open_index
+from mlxrag.rag.relief import Relief, persist, persist_many, spare, told, watch
 from mlxrag.rag.retrieve import retrieve, retrieve_many
 from mlxrag.settings import HOME, Settings, Table
 from mlxrag.workspace import Workspace
@@ -74,6 +76,7 @@ class System:
         model: what answers.
         store: keys and values of earlier prompts.
         lookup: drafts from the passages; None when it is off.
+        relief: what it has given up because memory was short.
     """
 
     settings: Settings
@@ -83,6 +86,7 @@ class System:
     model: Model
     store: KVStore
     lookup: Lookup | None
+    relief: Relief
 
     def __enter__(self) -> System:
         return self
@@ -91,9 +95,14 @@ class System:
         self.close()
 
     def close(self) -> None:
-        """Give back model, index and caches."""
+        """Give back model, encoders, index and caches."""
+        self.relief.unbind()
         self.store.close()
         self.model.close()
+        if self.encoder is not None:
+            self.encoder.hidden.unload()
+        if self.reranker is not None:
+            self.reranker.network.unload()
         if self.index is not None:
             self.index.close()
 
@@ -154,9 +163,11 @@ def open_system(settings: Settings, workspace: Workspace, given: Collection[str]
             opened.close()
         raise
     settings = advised(settings, model, given)
-    folder = workspace.root / "cache" / "kv" if settings.caching.cache_disk else None
-    drafts = Lookup(typical_cost(model.network)) if settings.caching.lookup else None
-    return System(settings, opened, encoder, reranker, model, open_store(settings.caching, folder), drafts)
+    drafts = Lookup(known_cost(model, workspace.root / "cache")) if settings.caching.lookup else None
+    store = open_store(settings.caching, workspace.root / "cache" / "kv")
+    system = System(settings, opened, encoder, reranker, model, store, drafts, Relief(workspace))
+    system.relief = watch(system, workspace)
+    return system
 
 
 def advised(settings: Settings, model: Model, given: Collection[str] = ()) -> Settings:
@@ -198,12 +209,18 @@ def stream_answer(system: System, question: str, history: Sequence[Turn] = ()) -
 
     Raises:
         BadInput: the question alone does not fit into the model's context.
+        WontFit: there is no room for it, and nothing left to give up; says what would fit.
     """
+    yield from persist(system, lambda: _stream_answer(system, question, history))
+
+
+def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> Iterator[str | Answer]:
     started = time.perf_counter()
     assert system.index is not None
     searched = standalone(question, history, system.model) if history else question
-    hits = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
-    hits = _focused(system, searched, hits)
+    found = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
+    hits = _focused(system, searched, found)
+    spare(system)
     retrieval = time.perf_counter() - started
     facts = {"searched": searched if searched != question else "", "model": system.model_name}
     if not hits:
@@ -211,6 +228,7 @@ def stream_answer(system: System, question: str, history: Sequence[Turn] = ()) -
         yield make_answer(question, REFUSAL, (), usage={"retrieval_seconds": round(retrieval, 4)}, **facts)
         return
     fitted = fit(system, question, hits, history)
+    system.relief.asked = (len(fitted.ids) + system.settings.sampling.max_tokens, 1)
     pieces: list[Piece] = []
     generation = stream(
         system.model,
@@ -249,14 +267,15 @@ def ask_many(system: System, questions: Iterable[str | Asked]) -> Iterator[Answe
     for question in questions:
         window.append(Asked(question) if isinstance(question, str) else question)
         if len(window) == WINDOW:
-            yield from _ask_window(system, window)
+            yield from persist_many(system, window, lambda left: _ask_window(system, left))
             window = []
-    yield from _ask_window(system, window)
+    yield from persist_many(system, window, lambda left: _ask_window(system, left))
 
 
 def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     started = time.perf_counter()
     hits = _hits(system, window)
+    spare(system)
     found: dict[int, Answer] = {}
     fitted: dict[int, Fitted] = {}
     for i, asked in enumerate(window):
@@ -269,6 +288,8 @@ def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
             found[i] = Answer(asked.question, "", tuple(hits[i]), model=system.model_name, failure=str(error))
     sampling = system.settings.sampling
     requests = [Request(str(i), one.ids, sampling.max_tokens) for i, one in fitted.items()]
+    longest = max((len(r.prompt) + r.max_tokens for r in requests), default=0)
+    system.relief.asked = (longest, min(len(requests), system.settings.caching.decode_concurrency))
     retrieval = round((time.perf_counter() - started) / max(len(window), 1), 4)
     position = 0
     for completion in complete_batch(system.model, requests, sampling, caching=system.settings.caching):
@@ -314,7 +335,8 @@ def fit(system: System, question: str, hits: Sequence[Hit], history: Sequence[Tu
         BadInput: the question alone does not fit.
     """
     model, answering = system.model, system.settings.answering
-    room = model.context - min(system.settings.sampling.max_tokens, max(1, model.context // 4))
+    context = min(model.context, system.relief.context or model.context)
+    room = context - min(system.settings.sampling.max_tokens, max(1, context // 4))
 
     def ids(turns: int, passages: int) -> list[int]:
         return model.tokenizer.prompt(messages(question, hits[:passages], answering, history[turns:]))
@@ -375,6 +397,7 @@ def usage_of(system: System, completion: Completion, fitted: Fitted) -> dict[str
             "seconds_saved": round(saved.seconds_saved, 4),
             "bytes": system.store.nbytes,
         },
+        **told(system),
     }
 
 

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 
 from mlxrag.errors import WontFit
 from mlxrag.model.attach import adaptable, shapes
-from mlxrag.model.predict import Shape, read_shape
+from mlxrag.model.sizes import Shape, read_shape
 from mlxrag.settings import Training
 from mlxrag.train.batches import Store, plan
 from mlxrag.train.layers import layer_keys

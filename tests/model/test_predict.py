@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mlxrag.model.predict import cache_bytes, footprint, network_bytes, skeleton, work_bytes
+from mlxrag.model.predict import cache_bytes, footprint, network_bytes, skeleton
+from mlxrag.model.sizes import work_bytes
 
 import mlx.core as mx  # isort: skip
 from mlx_lm.models.cache import make_prompt_cache  # isort: skip
