@@ -181,9 +181,9 @@ class Making(Table):
 
     makers: tuple[str, ...] = Field((), description="Makers to use (may be repeated); the usual ones unless given.")
     num_questions: int = Field(0, ge=0, description="Stop when this many are kept; 0 goes through all passages.")
-    per_passage: int = Field(4, ge=1, description="Most questions kept of one passage.")
+    per_passage: int = Field(6, ge=1, description="Most questions kept of one passage.")
     alike_per_document: int = Field(
-        4, ge=1, description="Most questions of one document that start with the same three words."
+        6, ge=1, description="Most questions of one document that start with the same three words."
     )
     unanswerable_share: float = Field(
         0.15, ge=0.0, le=0.9, description="Largest share of questions that the documents do not answer."

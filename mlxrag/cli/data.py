@@ -180,8 +180,8 @@ def diff(a: str, b: str, as_json: bool, workspace: Path | None) -> None:
     """Compare two versions: what came, went and changed, and whether the distributions moved."""
     from dataclasses import asdict
 
-    from mlxrag.data.audit import difference
     from mlxrag.data.dataset import open_dataset
+    from mlxrag.data.diff import difference
     from mlxrag.workspace import open_workspace
 
     ws = open_workspace(workspace)
@@ -207,7 +207,10 @@ def diff(a: str, b: str, as_json: bool, workspace: Path | None) -> None:
 
 @data.command()
 @click.argument("dataset")
-@click.option("--index", help="An index: examples whose documents are not as they are there are stale.")
+@click.option(
+    "--index",
+    help="An index: examples whose documents are not as they are there are stale, and its encoder says how far the questions are apart.",
+)
 @click.option("--adapter", help="An adapter: overlap with what it was trained on is grave.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if anything grave is found.")
 @JSON
@@ -217,6 +220,7 @@ def audit(
 ) -> None:
     """Look DATASET through for leakage, duplicates, faulty labels and contradictions."""
     from dataclasses import asdict
+    from functools import partial
 
     from mlxrag.data.audit import audit as look
     from mlxrag.data.dataset import open_dataset
@@ -227,13 +231,16 @@ def audit(
     if adapter:
         seen = lineage(ws, resolve(ws, "adapters", adapter))
         trained = [open_dataset(ws, f"{s.name}@{s.version}") for s in seen if s.kind == "datasets"]
-    documents = None
+    documents = encoded = None
     if index:
+        from mlxrag.model.encode import encode, load_encoder
         from mlxrag.rag.index import open_index
 
         with open_index(ws, index) as opened:
             documents = {d.source: d.id for d in opened.documents()}
-    found = look(open_dataset(ws, dataset), documents=documents, trained_on=trained)
+            encoder = load_encoder(opened.encoding.encoder, ws, opened.encoding)
+        encoded = partial(encode, encoder)
+    found = look(open_dataset(ws, dataset), documents=documents, trained_on=trained, encode=encoded)
     show.result(asdict(found), as_json, lambda: _draw_audit(found))
     if strict and any(f.grave for f in found.findings):
         raise click.exceptions.Exit(3)
@@ -327,12 +334,9 @@ def _draw(example: Example) -> None:
 
 
 def _draw_audit(found: Any) -> None:
-    from collections import Counter
-
     click.echo(f"{found.dataset}: {_counts(found.counts)}")
-    counts = Counter((f.kind, f.grave) for f in found.findings)
     first = {f.kind: f for f in reversed(found.findings)}
-    cells = [(k, "grave" if g else "", n, first[k].detail) for (k, g), n in counts.items()]
+    cells = [(k, "grave" if f.grave else "", found.times[k], f.detail) for k, f in reversed(first.items())]
     show.table(
         ("finding", "", "times", "the first of them"),
         cells,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,11 @@ from mlxrag.cli import show
 from mlxrag.cli.data import JSON, data, fractions, made_answer
 from mlxrag.cli.options import knobs, shared, workspace_option
 from mlxrag.settings import Making, ModelSettings, Retrieval
+
+if TYPE_CHECKING:
+    from mlxrag.data.candidate import Candidate
+    from mlxrag.data.example import BadRow, Example
+    from mlxrag.rag.system import System
 
 
 @data.command()
@@ -89,6 +95,8 @@ def make(name: str, shares: str, workspace: Path | None, config: Path | None, as
 @workspace_option
 def clean(dataset: str, name: str | None, near: float, passages: bool, as_json: bool, workspace: Path | None) -> None:
     """Repair encodings and spaces, take out boilerplate and repeated questions, flag personal data."""
+    from collections import Counter
+
     from mlxrag.data import clean as room
     from mlxrag.data.dataset import freeze, open_dataset
     from mlxrag.data.example import BadRow
@@ -97,21 +105,23 @@ def clean(dataset: str, name: str | None, near: float, passages: bool, as_json: 
     ws = open_workspace(workspace)
     opened = open_dataset(ws, dataset)
     lines = room.boilerplate_of(opened.split()) if passages else frozenset()
-    done: list[room.Cleaned] = []
-    items: list[tuple[str, Any]] = []
-    # Split by split, so that a repeated question is dropped within one and reported across by `audit`.
-    for split in opened.counts:
-        rows = (e for s, e in opened.splits() if s == split)
-        for one in room.clean(
-            show.progress(rows, split, opened.counts[split]), boilerplate=lines, near=near, passages=passages
-        ):
-            done.append(one)
-            items.append((split, one.after or BadRow(one.before.id, one.reason)))
-    counts = dict(room.tally(done))
+    counts: Counter[str] = Counter()
+
+    def cleaned() -> Iterator[tuple[str, Example | BadRow]]:
+        # Split by split, so that a repeated question is dropped within one and reported across by `audit`.
+        for split in opened.counts:
+            rows = show.progress(opened.split(split), split, opened.counts[split])
+            again = room.repeats(opened.split(split), near)
+            for one in room.clean(rows, boilerplate=lines, repeated=again, passages=passages):
+                counts.update(one.changes)
+                if one.after is None:
+                    counts[f"dropped: {one.reason}"] += 1
+                yield split, one.after or BadRow(one.before.id, one.reason)
+
     made = freeze(
         ws,
         name or opened.name,
-        items,
+        cleaned(),
         inputs=[opened.ref],
         settings={"near": near, "passages": passages},
         notes={"cleaned": counts},
@@ -157,6 +167,10 @@ def augment(
     config: Path | None, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make more of the training examples of DATASET, and say what was multiplied and what was dropped."""
+    from collections import Counter
+    from contextlib import ExitStack
+    from functools import partial
+
     from mlxrag import settings as s
     from mlxrag.data import augment as room
     from mlxrag.data.dataset import freeze, open_dataset
@@ -173,40 +187,54 @@ def augment(
     opened = open_dataset(ws, dataset)
     split_name = split_name if split_name in opened.counts else "all"
     chosen = names or tuple(room.AUGMENTERS)
-    extra, checker, system = {}, None, None
-    if check or "paraphrase" in chosen:
-        from mlxrag.data.round_trip import paraphrase, read_again
-        from mlxrag.rag.system import open_system
+    counts: Counter[tuple[str, str]] = Counter()
+    with ExitStack() as stack:
+        extra, checker, done = {}, None, None
+        if check or "paraphrase" in chosen:
+            from mlxrag.data.round_trip import paraphrase
+            from mlxrag.rag.system import open_system
 
-        system = open_system(settings, ws, s.given(config, flags), index=False)
-        extra["paraphrase"] = paraphrase(system.model)
-        if check:
-            checker = lambda candidates: [(v.passed, v.note) for v in read_again(system, candidates, settings.making)]  # noqa: E731
-    rows = (e for where, e in opened.splits() if where == split_name)
-    made = list(
-        show.progress(room.augment(rows, chosen, seed=seed, share=share, extra=extra, check=checker), "augmenting")
-    )
-    if system is not None:
-        system.close()
-    items: list[tuple[str, Any]] = list(opened.splits())
-    items += [(split_name, BadRow(f"{a.by} of {a.of}", a.refused) if a.refused else a.example) for a in made]
-    counts = room.tally(made)
-    result = freeze(
-        ws, name or opened.name, items, inputs=[opened.ref], settings={"by": list(chosen), "seed": seed, "share": share, "split": split_name, "check": check},
-        notes={"augmented": {by: {"made": m, "kept": k, "dropped": why} for by, (m, k, why) in counts.items()}},
-    )  # fmt: skip
-    answer = made_answer(result) | {
-        "augmented": {by: {"made": m, "kept": k, "dropped": why} for by, (m, k, why) in counts.items()}
-    }
+            system = stack.enter_context(open_system(settings, ws, s.given(config, flags), index=False))
+            extra["paraphrase"] = paraphrase(system.model)
+            if check:
+                checker = partial(_read, system, settings.making)
+            done = room.spool(ws, opened, system.fingerprint, split_name, chosen, seed, share, check)
+
+        notes: dict[str, Any] = {}  # filled while the examples stream by, and written after the last
+
+        def items() -> Iterator[tuple[str, Example | BadRow]]:
+            yield from opened.splits()
+            made = room.augment(
+                opened.split(split_name), chosen, seed=seed, share=share, extra=extra, check=checker, done=done
+            )
+            for a in show.progress(made, "augmenting"):
+                counts[a.by, a.refused] += 1
+                yield split_name, BadRow(f"{a.by} of {a.of}", a.refused) if a.refused else a.example
+            notes["augmented"] = room.tally(counts)
+
+        result = freeze(
+            ws, name or opened.name, items(), inputs=[opened.ref], notes=notes,
+            settings={"by": list(chosen), "seed": seed, "share": share, "split": split_name, "check": check},
+        )  # fmt: skip
+        if done is not None:
+            done.unlink()
+    answer = made_answer(result) | {"augmented": notes["augmented"]}
 
     def draw() -> None:
         cells = [
-            (by, m, k, "; ".join(f"{why}: {n}" for why, n in dropped.items())) for by, (m, k, dropped) in counts.items()
+            (by, c["made"], c["kept"], "; ".join(f"{why}: {n}" for why, n in c["dropped"].items()))
+            for by, c in notes["augmented"].items()
         ]
         show.table(("by", "made", "kept", "dropped"), cells, right=("made", "kept"))
         click.echo(f"{result.ref}: {', '.join(f'{n} {c}' for n, c in result.counts.items())} (before: {len(opened)})")
 
     show.result(answer, as_json, draw)
+
+
+def _read(system: System, making: Making, candidates: Sequence[Candidate]) -> list[tuple[bool, str]]:
+    from mlxrag.data.round_trip import read_again
+
+    return [(verdict.passed, verdict.note) for verdict in read_again(system, candidates, making)]
 
 
 @data.command()

@@ -10,18 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlxrag.data.corpus import Corpus
-from mlxrag.data.grammar import (
-    DURATION,
-    MONEY,
-    NUMBER_WORDS,
-    PREPOSITIONS,
-    QUANTITY,
-    UNITS,
-    Clause,
-    clear,
-    shortened,
-    tidy,
-)
+from mlxrag.data.grammar import Clause, clear, shortened, tidy
+from mlxrag.data.lexicon import DURATION, MONEY, NUMBER_WORDS, PREPOSITIONS, QUANTITY, UNITS
 
 Found = tuple[str, tuple[str, ...], str]
 """A question, its answers, a tag."""

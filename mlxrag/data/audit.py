@@ -1,28 +1,30 @@
-"""What is wrong with a dataset, and how two versions differ.
-
-`audit` looks for leakage between splits, duplicates, faulty labels and contradictory answers, and describes the
-distributions; `difference` says what came, went and changed, and tests whether the distributions moved.
-"""
+"""What is wrong with a dataset: leakage between splits, duplicates, faulty labels, contradictory answers; and what is in it."""
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from mlxrag.data.dataset import Dataset, row_digest, stale
+from mlxrag.data.dataset import Dataset, stale
 from mlxrag.data.duplicates import pairs, signatures
 from mlxrag.data.example import Example
-from mlxrag.data.quality import QUALITY, Spread, distinct, spread
+from mlxrag.data.quality import QUALITY, Spread, distinct, embedding_spread, spread
+from mlxrag.data.scratch import Column
+from mlxrag.data.store import Seen
 from mlxrag.data.words import language_of, normal, overlap_f1, words
 
 NEAR = 0.8
 SAME_QUESTION = 0.9
+KEPT = 1000
+DRAWN = 10_000
+"""Distinct-n falls as a set grows, so it is taken of at most this many questions."""
+ENCODED = 1000
+"""Questions whose vectors are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,18 @@ class Audit:
     Attributes:
         dataset: `datasets/name@version`.
         counts: examples in each split.
-        findings: what is wrong, the grave first.
+        findings: what is wrong, the grave first; of each kind the first `KEPT`.
+        times: kind of finding -> how many there are.
         quality: distribution of each measure of `quality.QUALITY`.
-        diversity: distinct-1, -2 and -3 of the questions.
+        diversity: distinct-1, -2 and -3 of `DRAWN` questions drawn at random (of all, if there are fewer), and how far
+            their vectors are apart, where an encoder was given.
         tags, languages, openings: how many examples of each (openings: first two words of the question).
     """
 
     dataset: str
     counts: Mapping[str, int]
     findings: tuple[Finding, ...]
+    times: Mapping[str, int]
     quality: Mapping[str, Spread]
     diversity: Mapping[str, float | None]
     tags: Mapping[str, int]
@@ -70,6 +75,7 @@ def audit(
     *,
     documents: Mapping[str, str] | None = None,
     trained_on: Iterable[Dataset] = (),
+    encode: Callable[[list[str]], np.ndarray] | None = None,
 ) -> Audit:
     """Look a dataset through.
 
@@ -77,34 +83,64 @@ def audit(
         dataset: what to look through.
         documents: source -> document id as they are now; examples of other documents are reported as stale.
         trained_on: datasets whose `train` split an adapter has seen; an overlap with `test` or `valid` is grave.
+        encode: texts -> unit vectors `(n, d)`, for how far `ENCODED` questions are apart in meaning; left out without it.
 
-    Cost: one pass for the labels, two for near-duplicates; about a millisecond and 700 bytes an example.
+    Cost: four passes, about a millisecond an example.  Memory hardly grows: signatures and figures lie on disk, some
+    50 bytes an example are held, and of each kind of finding the first thousand.
     """
-    findings: list[Finding] = []
-    questions: list[str] = []
+    found = Findings()
     openings: Counter[str] = Counter()
     languages: Counter[str] = Counter()
-    quality: dict[str, list[float | None]] = {name: [] for name in QUALITY}
+    quality = Column(np.float32, (len(QUALITY),))
+    drawn: list[tuple[int, str]] = []
     for _, example in dataset.splits():
-        findings += label_faults(example)
-        questions.append(example.question)
+        found.add(label_faults(example))
+        _draw(drawn, example)
         openings[" ".join(words(example.question)[:2])] += 1
         languages[language_of(" ".join((example.question, *(p.text for p in example.passages)))) or "?"] += 1
-        for name, measure in QUALITY.items():
-            quality[name].append(measure(example))
-    findings += leaks(dataset)
-    findings += question_pairs(dataset)
+        values = (measure(example) for measure in QUALITY.values())
+        quality.add([np.nan if v is None else v for v in values])
+    found.add(leaks(dataset))
+    found.add(question_pairs(dataset))
     if documents is not None:
-        findings += [Finding("stale", False, (e.id,), why) for e, why in stale(dataset.split(), documents)]
+        found.add(Finding("stale", False, (e.id,), why) for e, why in stale(dataset.split(), documents))
     for seen in trained_on:
-        findings += overlap(dataset, seen)
-    findings.sort(key=lambda f: (not f.grave, f.kind))
+        found.add(overlap(dataset, seen))
+    questions = [question for _, question in sorted(drawn)]
+    diversity = {f"distinct-{n}": distinct(questions, n) for n in (1, 2, 3)}
+    if encode is not None:
+        diversity["embedding spread"] = embedding_spread(encode(questions[:ENCODED]))
+    figures = quality.rows()
     return Audit(
-        dataset.ref, dataset.counts, tuple(findings), {name: spread(v) for name, v in quality.items()},
-        {f"distinct-{n}": distinct(questions, n) for n in (1, 2, 3)},
+        dataset.ref, dataset.counts, tuple(sorted(found.kept, key=lambda f: (not f.grave, f.kind))), found.times,
+        {name: spread(figures[:, i]) for i, name in enumerate(QUALITY)}, diversity,
         dict(Counter(t for tags in dataset.split().column("tags") for t in tags).most_common()),
         dict(languages.most_common()), dict(openings.most_common(20)),
     )  # fmt: skip
+
+
+class Findings:
+    """What an audit found so far: all are counted, the first of each kind are kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[Finding] = []
+        self.times: Counter[str] = Counter()
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Take findings in."""
+        for one in found:
+            self.times[one.kind] += 1
+            if self.times[one.kind] <= KEPT:
+                self.kept.append(one)
+
+
+def _draw(drawn: list[tuple[int, str]], example: Example) -> None:
+    """Keep the examples with the smallest hashes: a random draw that does not depend on the order."""
+    entry = (-int(hashlib.sha256(example.id.encode()).hexdigest()[:15], 16), example.question)
+    if len(drawn) < DRAWN:
+        heapq.heappush(drawn, entry)
+    elif entry > drawn[0]:
+        heapq.heapreplace(drawn, entry)
 
 
 def label_faults(example: Example) -> Iterator[Finding]:
@@ -130,56 +166,77 @@ def label_faults(example: Example) -> Iterator[Finding]:
         yield fault("question of one or two words", repr(example.question))
 
 
-def leaks(dataset: Dataset) -> list[Finding]:
-    """Find documents, and near-duplicate passages, that stand in two splits."""
-    home: dict[str, str] = {}
-    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    owner: list[tuple[str, str, str]] = []
-    seen: set[str] = set()
+def leaks(dataset: Dataset) -> Iterator[Finding]:
+    """Yield documents, and near-duplicate passages, that stand in two splits."""
+    if len(dataset.counts) < 2:
+        return
+    units, seen, owner = Column(_UNIT), Seen(), Column(_OWNER)
+    codes = {split: code for code, split in enumerate(dataset.counts)}
 
     def texts() -> Iterator[str]:
-        for split, example in dataset.splits():
+        for position, (split, example) in enumerate(dataset.splits()):
             for passage in example.passages:
-                unit = passage.source or passage.document_id
-                if home.setdefault(unit, split) != split:
-                    found[unit, home[unit], split].append(example.id)
-                if (key := f"{split} {passage.id}") not in seen:
-                    seen.add(key)
-                    owner.append((split, example.id, unit))
+                unit = hashed(passage.source or passage.document_id)
+                units.add((unit, codes[split]))
+                if seen.add(f"{hashed(f'{split} {passage.id}'):016x}"):
+                    owner.add((unit, codes[split], position))
                     yield passage.text
 
     signed = signatures(texts())
-    faults = [
+    yield from _in_two_splits(dataset, np.unique(units.rows()))
+    owners, rows, names = owner.rows(), dataset.split(), list(dataset.counts)
+    for i, j, alike in pairs(signed, NEAR):
+        a, b = owners[i], owners[j]
+        if a["split"] != b["split"] and a["unit"] != b["unit"]:
+            first, second = rows[int(a["position"])], rows[int(b["position"])]
+            unit, other = (
+                next((p.source or p.document_id) for p in e.passages if hashed(p.source or p.document_id) == o["unit"])
+                for e, o in ((first, a), (second, b))
+            )
+            detail = (
+                f"passages of {unit} ({names[a['split']]}) and {other} ({names[b['split']]}) are alike, {alike:.2f}"
+            )
+            yield Finding("near-duplicate passages in two splits", True, (first.id, second.id), detail)
+
+
+def _in_two_splits(dataset: Dataset, units: np.ndarray) -> list[Finding]:
+    """Return the documents that `units` (unit, split), each once and sorted, holds with two splits."""
+    twice = units["unit"][1:] == units["unit"][:-1]
+    torn = set(units["unit"][1:][twice].tolist())
+    home: dict[str, str] = {}
+    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for split, example in dataset.splits() if torn else ():
+        for passage in example.passages:
+            unit = passage.source or passage.document_id
+            if hashed(unit) in torn and home.setdefault(unit, split) != split:
+                found[unit, home[unit], split].append(example.id)
+    return [
         Finding("document in two splits", True, tuple(ids), f"{unit} is in {a} and in {b}")
         for (unit, a, b), ids in found.items()
     ]
-    for i, j, alike in pairs(signed, NEAR):
-        (a, first, unit), (b, second, other) = owner[i], owner[j]
-        if a != b and unit != other:
-            detail = f"passages of {unit} ({a}) and {other} ({b}) are alike, {alike:.2f}"
-            faults.append(Finding("near-duplicate passages in two splits", True, (first, second), detail))
-    return faults
 
 
-def question_pairs(dataset: Dataset) -> list[Finding]:
-    """Find questions that are asked twice: across splits, with the same answer, or with answers that contradict."""
-    kept = [
-        (split, e.id, e.question, e.answers, frozenset(p.source for p in e.passages)) for split, e in dataset.splits()
-    ]
-    faults = []
-    for i, j, alike in pairs(signatures(k[2] for k in kept), SAME_QUESTION):
-        (a, first, question, answers, sources), (b, second, _, others, elsewhere) = kept[i], kept[j]
-        agree = max((overlap_f1(normal(x).split(), normal(y).split()) for x in answers for y in others), default=0.0)
-        same = agree >= 0.5 or (not answers and not others)
-        ids = (first, second)
-        if not same and sources & elsewhere and normal(question) == normal(kept[j][2]):
-            said = [repr(x[0]) if x else "unanswerable" for x in (answers, others)]
-            faults.append(Finding("contradictory answers", True, ids, f"{question!r}: {said[0]} and {said[1]}"))
+def question_pairs(dataset: Dataset) -> Iterator[Finding]:
+    """Yield questions that are asked twice: across splits, with the same answer, or with answers that contradict."""
+    rows = dataset.split()
+    ends = np.cumsum(list(dataset.counts.values()))
+    names = list(dataset.counts)
+    for i, j, alike in pairs(signatures(rows.column("question")), SAME_QUESTION):
+        one, two = rows[i], rows[j]
+        a, b = (names[int(np.searchsorted(ends, position, side="right"))] for position in (i, j))
+        agree = max(
+            (overlap_f1(normal(x).split(), normal(y).split()) for x in one.answers for y in two.answers), default=0.0
+        )
+        same = agree >= 0.5 or (not one.answers and not two.answers)
+        together = {p.source for p in one.passages} & {p.source for p in two.passages}
+        ids = (one.id, two.id)
+        if not same and together and normal(one.question) == normal(two.question):
+            said = [repr(e.answers[0]) if e.answers else "unanswerable" for e in (one, two)]
+            yield Finding("contradictory answers", True, ids, f"{one.question!r}: {said[0]} and {said[1]}")
         elif a != b:
-            faults.append(Finding("question in two splits", same, ids, f"{question!r} in {a} and {b}, {alike:.2f}"))
+            yield Finding("question in two splits", same, ids, f"{one.question!r} in {a} and {b}, {alike:.2f}")
         elif same:
-            faults.append(Finding("question asked twice", False, ids, f"{question!r}, {alike:.2f}"))
-    return faults
+            yield Finding("question asked twice", False, ids, f"{one.question!r}, {alike:.2f}")
 
 
 def overlap(dataset: Dataset, trained: Dataset) -> Iterator[Finding]:
@@ -187,132 +244,25 @@ def overlap(dataset: Dataset, trained: Dataset) -> Iterator[Finding]:
     if "train" not in trained.counts and "all" not in trained.counts:
         return
     source = trained.split("train" if "train" in trained.counts else "all")
-    questions, documents = set(), set()
+    questions, documents = Seen(), Seen()
     for example in source:
-        questions.add(normal(example.question))
-        documents |= {p.source or p.document_id for p in example.passages}
+        questions.add(f"{hashed(normal(example.question)):016x}")
+        for passage in example.passages:
+            documents.add(f"{hashed(passage.source or passage.document_id):016x}")
     for split, example in dataset.splits():
         if split == "train":
             continue
-        shared = documents & {p.source or p.document_id for p in example.passages}
-        if normal(example.question) in questions:
+        shared = [unit for p in example.passages if f"{hashed(unit := p.source or p.document_id):016x}" in documents]
+        if f"{hashed(normal(example.question)):016x}" in questions:
             yield Finding("question was trained on", True, (example.id,), f"{example.question!r} is in {trained.ref}")
         elif shared:
             yield Finding("document was trained on", True, (example.id,), f"{min(shared)} is in {trained.ref}")
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """Whether a distribution moved between two versions.
-
-    Attributes:
-        what: the field.
-        test: the test's name.
-        p: its p-value, adjusted for the number of fields by Holm's method; None when it cannot be computed.
-        before, after: the most frequent values with counts, or mean and median.
-    """
-
-    what: str
-    test: str
-    p: float | None
-    before: str
-    after: str
+def hashed(text: str) -> int:
+    """Return 64 bits that stand for a text."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How version `b` differs from version `a`.
-
-    Attributes:
-        a, b: refs.
-        added, removed: ids only in `b`, only in `a` (16 hex digits).
-        changed: (id in `a`, id in `b`): the same question on the same passages, with other answers or labels.
-        moved: ids that are as they were, in another split.
-        same: examples in both, as they were.
-        shifts: a test for each field.
-    """
-
-    a: str
-    b: str
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[tuple[str, str], ...]
-    moved: tuple[str, ...]
-    same: int
-    shifts: tuple[Shift, ...]
-
-
-def difference(a: Dataset, b: Dataset) -> Difference:
-    """Compare two versions example by example; holds some 200 bytes an example."""
-    left, right = dict(_rows(a)), dict(_rows(b))
-    both, new, gone = left.keys() & right.keys(), right.keys() - left.keys(), left.keys() - right.keys()
-    edited = {k for k in both if left[k].content != right[k].content}
-    moved = {k for k in both - edited if left[k].split != right[k].split}
-    by_question = {left[k].question: k for k in gone}
-    renamed = {k: by_question[right[k].question] for k in new if right[k].question in by_question}
-    changed = sorted({(k, k) for k in edited} | {(old, k) for k, old in renamed.items()})
-    return Difference(
-        a.ref, b.ref, tuple(sorted(new - renamed.keys())), tuple(sorted(gone - set(renamed.values()))),
-        tuple(changed), tuple(sorted(moved)), len(both - edited - moved), tuple(shifts(a, b)),
-    )  # fmt: skip
-
-
-def shifts(a: Dataset, b: Dataset) -> list[Shift]:
-    """Test whether tags, answerability and opening words (chi-squared), and lengths (Kolmogorov-Smirnov) moved."""
-    first, second = _fields(a), _fields(b)
-    found: list[tuple[str, str, float | None, str, str]] = []
-    for name in ("tags", "answerable", "opening"):
-        x, y = first[name], second[name]
-        # Rare values together, so that the expected counts suffice for the test.
-        keys = [k for k, _ in (x + y).most_common(20)]
-        table = np.array([[c[k] for k in keys] + [c.total() - sum(c[k] for k in keys)] for c in (x, y)])
-        table = table[:, table.sum(axis=0) > 0]
-        p = float(stats.chi2_contingency(table).pvalue) if table.shape[1] > 1 and table.sum(axis=1).all() else None
-        found.append((name, "chi-squared", p, _top(x), _top(y)))
-    for name in ("question_words", "answer_words", "passage_words"):
-        p_, q = first[name], second[name]
-        p = float(stats.ks_2samp(p_, q).pvalue) if len(p_) and len(q) else None
-        found.append((name, "Kolmogorov-Smirnov", p, _middle(p_), _middle(q)))
-    known = sorted(p for *_, p, _, _ in found if p is not None)
-    holm: dict[float, float] = {}
-    running = 0.0
-    for rank, p in enumerate(known):
-        running = max(running, min(1.0, p * (len(known) - rank)))
-        holm.setdefault(p, running)
-    return [Shift(what, test, None if p is None else holm[p], x, y) for what, test, p, x, y in found]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    question: bytes
-    content: bytes
-    split: str
-
-
-def _rows(dataset: Dataset) -> Iterator[tuple[str, _Row]]:
-    for split, example in dataset.splits():
-        asked = "\0".join((normal(example.question), *sorted(p.text for p in example.passages)))
-        digest = hashlib.sha256(asked.encode()).digest()[:16]
-        yield example.id, _Row(digest, row_digest("", example), split)
-
-
-def _fields(dataset: Dataset) -> dict[str, Any]:
-    counts: dict[str, Counter[str]] = {"tags": Counter(), "answerable": Counter(), "opening": Counter()}
-    lengths: dict[str, list[float]] = {"question_words": [], "answer_words": [], "passage_words": []}
-    for example in dataset.split():
-        counts["tags"].update(example.tags or ("(none)",))
-        counts["answerable"]["yes" if example.answerable else "no"] += 1
-        counts["opening"][" ".join(words(example.question)[:1])] += 1
-        for name, kept in lengths.items():
-            value = QUALITY[name](example)
-            if value is not None:
-                kept.append(value)
-    return {**counts, **{name: np.asarray(kept) for name, kept in lengths.items()}}
-
-
-def _top(counts: Counter[str]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in counts.most_common(5)) or "none"
-
-
-def _middle(values: np.ndarray) -> str:
-    return f"mean {values.mean():.1f}, median {np.median(values):.0f}, n {len(values)}" if len(values) else "none"
+_UNIT = np.dtype([("unit", np.uint64), ("split", np.uint8)])
+_OWNER = np.dtype([("unit", np.uint64), ("split", np.uint8), ("position", np.int64)])

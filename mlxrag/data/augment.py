@@ -8,19 +8,50 @@ the gates: evidence still literal, the question still no giveaway, and the model
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from mlxrag.data.candidate import Candidate
-from mlxrag.data.example import Example, example
+from mlxrag.data.dataset import Dataset
+from mlxrag.data.example import Example, example, from_row, to_row
+from mlxrag.data.journal import Journal, rows
+from mlxrag.data.store import Seen, Split
 from mlxrag.data.words import content_words, normal
 from mlxrag.rag.document import Passage
+from mlxrag.workspace import Workspace
 
-Others = Mapping[str, Sequence[Example]]
-"""Source of the first passage -> examples, of the same split."""
+
+class Others:
+    """The examples of a split by the source of their first passage; only their positions are held.
+
+    Args:
+        examples: of the split; read again at every look.
+    """
+
+    def __init__(self, examples: Sequence[Example] | Split = ()) -> None:
+        self._examples = examples
+        self._places: dict[str, array[int]] = {}
+        for position, one in enumerate(examples):
+            if one.passages:
+                self._places.setdefault(one.passages[0].source, array("l")).append(position)
+        self.sources = sorted(self._places)
+
+    def of(self, source: str) -> Iterator[Example]:
+        """Yield the examples of a source."""
+        return (self._examples[position] for position in self._places.get(source, ()))
+
+    def draw(self, source: str, rng: random.Random) -> Example:
+        """Return one example of a source."""
+        return self._examples[rng.choice(self._places[source])]
+
+
 Augmenter = Callable[[Example, random.Random, Others], Iterator[Example]]
 Check = Callable[[Sequence[Candidate]], Sequence[tuple[bool, str]]]
 
@@ -113,9 +144,10 @@ def follow_up(one: Example, rng: random.Random, others: Others) -> Iterator[Exam
     """Ask after another question about the same thing, which is called `it` now."""
     source = one.passages[0].source if one.passages else ""
     named = {m[0] for m in re.finditer(r"\bthe [A-Z][\w-]*(?: [A-Z\d][\w-]*)*", one.question)}
-    same = others.get(source, ())
     before = [
-        e for e in same if e.id != one.id and e.answers and not e.history and any(_names(e.question, n) for n in named)
+        e
+        for e in others.of(source)
+        if e.id != one.id and e.answers and not e.history and any(_names(e.question, n) for n in named)
     ]
     if not before or one.history:
         return
@@ -141,13 +173,14 @@ AUGMENTERS: dict[str, Augmenter] = {
 
 
 def augment(
-    examples: Iterable[Example],
+    examples: Sequence[Example] | Split,
     names: Sequence[str],
     *,
     seed: int = 0,
     share: float = 1.0,
     extra: Mapping[str, Augmenter] | None = None,
     check: Check | None = None,
+    done: Path | None = None,
 ) -> Iterator[Augmented]:
     """Yield what the augmenters make of examples of one split, with why it is refused where it is.
 
@@ -158,40 +191,66 @@ def augment(
         share: of the examples that each augmenter is tried on.
         extra: more augmenters, such as paraphrase by a model.
         check: the reading gate, asked for what the rules let through; in batches of one example's results.
+        done: a journal of what was made; killed in the middle, the same call goes on after its last row.
+
+    Memory: 8 bytes for each example given or made.
     """
     known = {**AUGMENTERS, **(extra or {})}
-    held = list(examples)
-    others: dict[str, list[Example]] = defaultdict(list)
-    for one in held:
-        if one.passages:
-            others[one.passages[0].source].append(one)
-    seen = {_same(e) for e in held}
-    for one in held:
-        made: list[Augmented] = []
-        for name in names:
-            rng = random.Random(hashlib.sha256(f"{seed}\0{name}\0{one.id}".encode()).digest())
-            if rng.random() >= share:
-                continue
-            for new in known[name](one, rng, others):
-                key = _same(new)
-                made.append(
-                    Augmented(name, one.id, new, "the same as another example" if key in seen else fault(new, one))
-                )
-                seen.add(key)
-        passed = [a for a in made if not a.refused]
-        if check is not None and passed:
-            verdicts = check([candidate_of(a.example) for a in passed])
-            refused = {a.example.id: note for a, (right, note) in zip(passed, verdicts, strict=True) if not right}
-            made = [
-                Augmented(
-                    a.by,
-                    a.of,
-                    a.example,
-                    a.refused or (f"reading: {refused[a.example.id]}" if a.example.id in refused else ""),
-                )
-                for a in made
-            ]
-        yield from made
+    others = Others(examples)
+    seen = Seen()
+    for one in examples:
+        seen.add(_same(one))
+    before = rows(done) if done is not None else iter(())
+    with Journal(done) if done is not None else nullcontext() as journal:
+        for one in examples:
+            kept = next(before, None)
+            if kept is not None:
+                made = [Augmented(m["by"], one.id, from_row(m["example"]), m["refused"]) for m in kept["made"]]
+                for new in made:
+                    seen.add(_same(new.example))
+            else:
+                made = list(_augmented(one, names, known, others, seen, f"{seed}", share))
+                made = _checked(made, check) if check is not None else made
+                if journal is not None:
+                    journal.add(
+                        {"made": [{"by": a.by, "example": to_row(a.example), "refused": a.refused} for a in made]}
+                    )
+            yield from made
+
+
+def _augmented(
+    one: Example,
+    names: Sequence[str],
+    known: Mapping[str, Augmenter],
+    others: Others,
+    seen: Seen,
+    seed: str,
+    share: float,
+) -> Iterator[Augmented]:
+    for name in names:
+        rng = random.Random(hashlib.sha256(f"{seed}\0{name}\0{one.id}".encode()).digest())
+        if rng.random() >= share:
+            continue
+        for new in known[name](one, rng, others):
+            fresh = seen.add(_same(new))
+            yield Augmented(name, one.id, new, fault(new, one) if fresh else "the same as another example")
+
+
+def _checked(made: Sequence[Augmented], check: Check) -> list[Augmented]:
+    """Have the reader answer what the rules let through, and refuse what it does not answer rightly."""
+    passed = [a for a in made if not a.refused]
+    verdicts = check([candidate_of(a.example) for a in passed]) if passed else ()
+    unread = {a.example.id: note for a, (right, note) in zip(passed, verdicts, strict=True) if not right}
+    return [
+        a if a.refused or a.example.id not in unread else replace(a, refused=f"reading: {unread[a.example.id]}")
+        for a in made
+    ]
+
+
+def spool(workspace: Workspace, dataset: Dataset, *facts: Any) -> Path:
+    """Return the journal of an augmentation that asks a model; the same dataset and facts find it again."""
+    key = hashlib.sha256(json.dumps([dataset.version, *facts], sort_keys=True, default=list).encode()).hexdigest()[:16]
+    return workspace.root / "datasets" / dataset.name / f".augment-{key}.jsonl"
 
 
 def fault(new: Example, one: Example) -> str:
@@ -212,12 +271,21 @@ def fault(new: Example, one: Example) -> str:
     return ""
 
 
-def tally(made: Iterable[Augmented]) -> dict[str, tuple[int, int, dict[str, int]]]:
-    """Return for each augmenter: how many it made, how many were kept, and why the others were not."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in made:
-        counts[one.by][one.refused] += 1
-    return {by: (c.total(), c[""], {why: n for why, n in c.items() if why}) for by, c in counts.items()}
+def tally(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, Any]]:
+    """Return for each augmenter how many it made, how many were kept, and why the others were not.
+
+    Args:
+        counts: (augmenter, why refused or nothing) -> how many.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for (by, why), count in counts.items():
+        mine = found.setdefault(by, {"made": 0, "kept": 0, "dropped": {}})
+        mine["made"] += count
+        if why:
+            mine["dropped"][why] = count
+        else:
+            mine["kept"] += count
+    return found
 
 
 def candidate_of(one: Example) -> Candidate:
@@ -225,9 +293,10 @@ def candidate_of(one: Example) -> Candidate:
     return Candidate(one.question, one.answers, one.passages, one.evidence, one.source, one.tags)
 
 
-def _same(one: Example) -> tuple[str, ...]:
-    """What makes two examples the same: the question as it is typed, the passages in their order, the turns before."""
-    return (one.question, *(p.id for p in one.passages), str(one.history))
+def _same(one: Example) -> str:
+    """16 hex digits for what makes two examples the same: the question as typed, the passages in their order, the turns before."""
+    text = "\0".join((one.question, *(p.id for p in one.passages), str(one.history)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _names(question: str, name: str) -> bool:
@@ -237,9 +306,8 @@ def _names(question: str, name: str) -> bool:
 
 def _elsewhere(one: Example, rng: random.Random, others: Others, count: int) -> tuple[Passage, ...]:
     mine = {p.source for p in one.passages}
-    sources = [s for s in sorted(others) if s not in mine]
-    rng.shuffle(sources)
-    return tuple(rng.choice(others[s]).passages[0] for s in sources[:count])
+    drawn = rng.sample(others.sources, min(len(others.sources), count + len(mine)))
+    return tuple(others.draw(s, rng).passages[0] for s in [s for s in drawn if s not in mine][:count])
 
 
 def _laid(one: Example, rng: random.Random, passages: tuple[Passage, ...], name: str) -> Example:

@@ -6,20 +6,25 @@ an indexed document any more: they become documents of their own, under the same
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
+from zlib import crc32
 
-from mlxrag.data.duplicates import Near
+import numpy as np
+
+from mlxrag.data.duplicates import pairs, signatures
 from mlxrag.data.example import Example, example
+from mlxrag.data.scratch import Column
 from mlxrag.data.words import normal
 from mlxrag.rag.document import Passage, document_id, passage_id
 
 BOILERPLATE_SHARE = 0.3
 BOILERPLATE_LEAST = 4
-"""A line is boilerplate when it stands in this share of the documents, and in at least this many."""
+LINE = 15
+"""A line of more than so many characters is boilerplate when it stands in this share of the documents, and in at least this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +78,29 @@ PERSONAL: dict[str, re.Pattern[str]] = {
 
 
 def clean(
-    examples: Iterable[Example], *, boilerplate: frozenset[str] = frozenset(), near: float = 0.95, passages: bool = True
+    examples: Iterable[Example],
+    *,
+    boilerplate: frozenset[str] = frozenset(),
+    repeated: Container[int] = (),
+    passages: bool = True,
 ) -> Iterator[Cleaned]:
     """Yield every example cleaned, or dropped with its reason.
 
     Args:
         examples: what to clean, one pass.
         boilerplate: lines of `boilerplate_of` to take out of passages; lines that hold evidence stay.
-        near: similarity from which a question with the same answers counts as repeated.
+        repeated: positions of `repeats`, which are dropped.
         passages: also clean the passages.
     """
-    seen = Near(near)
-    kept: list[tuple[str, ...]] = []
-    for before in examples:
+    for position, before in enumerate(examples):
         changes: list[str] = []
-        question = _apply(before.question, changes)
-        answers = tuple(dict.fromkeys(a for a in (_apply(a, changes) for a in before.answers) if a))
+        question, answers = _said(before, changes)
         evidence = tuple(_apply(q, changes) for q in before.evidence)
         texts = tuple(_passage(p, boilerplate, evidence, changes) if passages else p for p in before.passages)
         history = tuple((_apply(q, changes), _apply(a, changes)) for q, a in before.history)
         fault = _fault(question, answers, before)
-        if not fault:
-            found = seen.find(question)
-            said = tuple(sorted(map(normal, answers)))
-            if found is not None and kept[found] == said:
-                fault = "asked before, with the same answers"
-            else:
-                seen.add(question)
-                kept.append(said)
+        if not fault and position in repeated:
+            fault = "asked before, with the same answers"
         if fault:
             yield Cleaned(before, None, tuple(dict.fromkeys(changes)), fault)
             continue
@@ -112,33 +112,65 @@ def clean(
         yield Cleaned(before, after, tuple(dict.fromkeys((*changes, *flags))))
 
 
+def repeats(examples: Iterable[Example], near: float = 0.95) -> frozenset[int]:
+    """Return the positions of the examples whose question, once clean, was nearly asked before, with the same answers.
+
+    Args:
+        examples: of one split, so that what is repeated in another is left to `audit`.
+        near: similarity from which a question is the same.
+
+    Cost: half a millisecond an example; signatures lie on disk.
+    """
+    answered = Column(np.uint64)
+
+    def questions() -> Iterator[str]:
+        for one in examples:
+            question, answers = _said(one, [])
+            said = "\0".join(sorted(map(normal, answers)))
+            answered.add(int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "little"))
+            yield question
+
+    signed = signatures(questions())
+    answers = answered.rows()
+    return frozenset(j for i, j, _ in pairs(signed, near) if answers[i] == answers[j])
+
+
 def boilerplate_of(examples: Iterable[Example]) -> frozenset[str]:
-    """Return the lines that stand in many documents: letterheads, footers, legal notices."""
-    documents: dict[str, set[str]] = {}
-    sources: set[str] = set()
+    """Return the lines that stand in many documents: letterheads, footers, legal notices.
+
+    Args:
+        examples: a sequence that can be read twice: first hashes are counted, then the lines that are many are fetched.
+    """
+    stand = Column(np.uint64, (2,))
+    for line, source in _lines(examples):
+        stand.add((line[1], source))
+    places = np.unique(stand.rows(), axis=0)
+    lines, counts = np.unique(places[:, 0], return_counts=True)
+    sources = len(np.unique(places[:, 1]))
+    many = set(lines[counts >= max(BOILERPLATE_LEAST, BOILERPLATE_SHARE * sources)].tolist())
+    return frozenset(line[0] for line, _ in _lines(examples) if line[1] in many) if many else frozenset()
+
+
+def _lines(examples: Iterable[Example]) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield ((line, its hash), hash of its source) of the lines of passages that are long enough to tell."""
     for one in examples:
         for passage in one.passages:
-            sources.add(passage.source)
+            source = crc32(passage.source.encode("utf-8", "surrogatepass"))
             for line in {line.strip() for line in passage.text.split("\n")}:
-                if len(line) > 15:
-                    documents.setdefault(line, set()).add(passage.source)
-    least = max(BOILERPLATE_LEAST, BOILERPLATE_SHARE * len(sources))
-    return frozenset(line for line, found in documents.items() if len(found) >= least)
+                if len(line) > LINE:
+                    digest = hashlib.sha256(line.encode("utf-8", "surrogatepass")).digest()
+                    yield (line, int.from_bytes(digest[:8], "little")), source
+
+
+def _said(one: Example, changes: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the question and the answers, cleaned."""
+    question = _apply(one.question, changes)
+    return question, tuple(dict.fromkeys(a for a in (_apply(a, changes) for a in one.answers) if a))
 
 
 def personal(text: str) -> tuple[str, ...]:
     """Return the kinds of personal data that a text seems to hold; patterns, so some are missed and some are none."""
     return tuple(name for name, pattern in PERSONAL.items() if pattern.search(text))
-
-
-def tally(cleaned: Iterable[Cleaned]) -> Mapping[str, int]:
-    """Count what was changed and dropped, by kind."""
-    counts: Counter[str] = Counter()
-    for one in cleaned:
-        counts.update(one.changes)
-        if one.after is None:
-            counts[f"dropped: {one.reason}"] += 1
-    return counts
 
 
 def _apply(text: str, changes: list[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxrag.data.grammar import DETERMINERS, NUMBER_WORDS, PREPOSITIONS, PRONOUNS
+from mlxrag.data.lexicon import DETERMINERS, NUMBER_WORDS, PREPOSITIONS, PRONOUNS
 from mlxrag.data.words import language_of
 from mlxrag.rag.document import Passage
 
@@ -178,6 +178,51 @@ def prose(passage: Passage) -> Iterator[tuple[str, str]]:
             plain = plain[:1].upper() + plain[1:]
             if 4 <= len(plain.split()) <= 45:
                 yield " ".join(plain.split()), raw
+
+
+def told(passage: Passage, corpus: Corpus) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield (sentence, its quotes) of `prose`, an `It` or `They` at the start replaced by what it stands for.
+
+    That is the subject of the sentence before, whose words are a second quote, or the thing that the heading names.
+    """
+    from mlxrag.data.grammar import clauses
+
+    subject, at = _headed(passage, corpus), -1
+    quotes: tuple[str, ...] = ()
+    for plain, raw in prose(passage):
+        start = passage.text.find(raw, at + 1)
+        if at >= 0 and "\n\n" in passage.text[at:start]:
+            subject, quotes = "", ()
+        at = start + len(raw)
+        pronoun = re.match(r"(It|They) (?=[a-z])", plain)
+        if pronoun:
+            plural = subject.split(" ")[-1].endswith("s") and not subject.split(" ")[-1].endswith(("ss", "us"))
+            if subject and plural == (pronoun[1] == "They"):
+                yield f"{subject} {plain[pronoun.end() :]}", (raw, *quotes)
+            continue
+        found = next(clauses(plain), None)
+        subject, quotes = "", ()
+        acts = found is not None and not _ACTS.isdisjoint(f"{found.base} {found.verb}".split())
+        if (
+            found is not None
+            and not acts
+            and re.fullmatch(r"(?:[Tt]he (?!meeting|council)[\w -]+|[A-Z]\w+)", found.subject)
+        ):
+            subject, quotes = found.subject[:1].upper() + found.subject[1:], (raw,)
+        yield plain, (raw,)
+
+
+# after these a pronoun stands for what was spoken about, not for who spoke
+_ACTS = frozenset(
+    "approve approved decide decided agree agreed report reported want wanted ask asked propose proposed found".split()
+)
+
+
+def _headed(passage: Passage, corpus: Corpus) -> str:
+    """Return the thing that a heading names, as the start of a sentence: `The Ox 100`; an empty string where it names none."""
+    heading = passage.place.split(", page")[0].rsplit(" > ", 1)[-1].strip()
+    name = heading.removeprefix("The ").removeprefix("the ")
+    return f"The {name}" if name and len(name) < 30 and re.search(r"[A-Z]", name) and corpus.the[name.lower()] else ""
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:

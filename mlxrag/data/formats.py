@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxrag.data.example import BadRow, Example, example, from_row
+from mlxrag.data.columns import QUESTION, Item, cell_of, from_columns, loose, passages_of, whole
+from mlxrag.data.example import BadRow, example, from_row
+from mlxrag.data.text_rows import json_rows, open_text
 from mlxrag.errors import BadInput, nearest
 from mlxrag.rag.answer import REFUSAL
 from mlxrag.rag.document import Passage, document_id, passage_id
 
-Item = Example | BadRow
-
-QUESTION = ("question", "user_input", "query", "input", "prompt")
-ANSWERS = ("answers", "answer", "reference", "ground_truth", "ground_truths", "long_answer", "output", "response")
-PASSAGES = ("passages", "passage", "contexts", "context", "reference_contexts")
-TITLE = ("title", "document", "source")
-TAGS = ("tags", "tag", "type", "kind")
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 
 
@@ -69,7 +64,7 @@ def guess_format(path: Path) -> str:
         return "csv"
     if suffix in {".parquet", ".arrow"}:
         return "hf"
-    with _open(path) as file:
+    with open_text(path) as file:
         head = file.read(1 << 16).lstrip("\ufeff \r\n\t")
     if suffix == ".json" and head.startswith("{") and ('"paragraphs"' in head or '"qas"' in head):
         return "squad"
@@ -92,38 +87,10 @@ def guess_format(path: Path) -> str:
     raise BadInput(f"{path}: what format is this? Say --format, one of {', '.join(IMPORTERS)}")
 
 
-def from_columns(row: Mapping[str, Any], place: str, source: str) -> Item:
-    """Return the example in a row with columns of the usual names, or why there is none.
-
-    Answers may be one text, a list, or SQuAD's `{"text": [...]}`; passages one text, a list of texts, or a list of
-    `{"title", "text"}`.  Without an answer the row must say so: `answerable` false, `is_impossible` true, or an empty list.
-    """
-    names = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
-    question = _first(names, QUESTION)
-    if not isinstance(question, str) or not question.strip():
-        return BadRow(place, f"no question; looked for {', '.join(QUESTION)}")
-    given = _first(names, ANSWERS)
-    answers = _answers(given)
-    if answers is None:
-        return BadRow(place, f"the answer is a {type(given).__name__}, not a text or a list of texts")
-    said = _said_answerable(names)
-    if said is False:
-        answers = ()
-    if not answers and said is not False and not (isinstance(given, (list, tuple, Mapping)) and said is None):
-        return BadRow(place, "no answer; a question that has none needs answerable = false")
-    title = _first(names, TITLE)
-    passages = _passages(_first(names, PASSAGES), str(title) if title else "", source)
-    if isinstance(passages, str):
-        return BadRow(place, passages)
-    tags = _first(names, TAGS)
-    labels = tuple(t for t in (tags.split("|") if isinstance(tags, str) else map(str, tags or ())) if t)
-    return _whole(example(question.strip(), answers, passages, place, answerable=bool(answers), tags=labels), place)
-
-
 def _read_squad(path: Path) -> Iterator[Item]:
     """SQuAD 1.1 and 2.0; a document is an article, its paragraphs joined by an empty line."""
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             articles = json.load(file)["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: is not a SQuAD file: {error}") from error
@@ -155,30 +122,30 @@ def _squad_row(qa: Mapping[str, Any], passage: Passage, place: str) -> Item:
     if not answers and not impossible and "is_impossible" not in qa:
         return BadRow(place, "no answer")
     quotes = tuple(a for a in answers if a in passage.text)
-    return _whole(example(str(qa["question"]).strip(), answers, (passage,), place, evidence=quotes), place)
+    return whole(example(str(qa["question"]).strip(), answers, (passage,), place, evidence=quotes), place)
 
 
 def _read_clapnq(path: Path) -> Iterator[Item]:
     """CLAPnq: `input`, `passages` with `title` and `text`, `output` with `answer` and `selected_sentences`."""
-    for place, row in _json_rows(path):
+    for place, row in json_rows(path):
         if isinstance(row, BadRow):
             yield row
             continue
         outputs = [o for o in row.get("output", ()) if isinstance(o, Mapping)]
         answers = tuple(dict.fromkeys(str(o["answer"]).strip() for o in outputs if str(o.get("answer", "")).strip()))
-        passages = _passages(row.get("passages"), "", path.name.split(".")[0])
+        passages = passages_of(row.get("passages"), "", path.name.split(".")[0])
         question = str(row.get("input", "")).strip()
         if isinstance(passages, str) or not question:
             yield BadRow(place, passages if isinstance(passages, str) else "no question in `input`")
             continue
         said = [s for o in outputs for s in o.get("selected_sentences", ())]
         quotes = tuple(dict.fromkeys(s for s in said if any(s in p.text for p in passages)))
-        yield _whole(example(question, answers, passages, place, evidence=quotes), place)
+        yield whole(example(question, answers, passages, place, evidence=quotes), place)
 
 
 def _read_csv(path: Path) -> Iterator[Item]:
     """CSV or TSV with a header; several answers, passages or tags are parted by `|` or are a JSON list."""
-    with _open(path, newline="") as file:
+    with open_text(path, newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
         try:
             if not reader.fieldnames or not {str(n).strip().lower() for n in reader.fieldnames} & set(QUESTION):
@@ -192,26 +159,26 @@ def _read_csv(path: Path) -> Iterator[Item]:
                 if None in row:
                     yield BadRow(place, f"{len(row[None])} more fields than the header has columns")
                 else:
-                    yield from_columns({k: _cell(k, v) for k, v in row.items()}, place, path.name.split(".")[0])
+                    yield from_columns({k: cell_of(k, v) for k, v in row.items()}, place, path.name.split(".")[0])
         except csv.Error as error:
             yield BadRow(f"{path.name}:{reader.line_num + 1}", f"not CSV from here on: {error}")
 
 
 def _read_jsonl(path: Path) -> Iterator[Item]:
     """JSON lines, or one JSON list, with columns of the usual names; RAGAS's too."""
-    for place, row in _json_rows(path):
+    for place, row in json_rows(path):
         yield row if isinstance(row, BadRow) else from_columns(row, place, path.name.split(".")[0])
 
 
 def _read_own(path: Path) -> Iterator[Item]:
     """What `data export --to mlxrag` wrote."""
-    for place, row in _json_rows(path):
+    for place, row in json_rows(path):
         if isinstance(row, BadRow):
             yield row
             continue
         try:
             read = from_row(row)
-            yield _whole(
+            yield whole(
                 example(read.question, read.answers, read.passages, read.source, answerable=read.answerable,
                         tags=read.tags, history=read.history, evidence=read.evidence, gates=read.gates), place
             )  # fmt: skip
@@ -221,7 +188,7 @@ def _read_own(path: Path) -> Iterator[Item]:
 
 def _read_chat(path: Path) -> Iterator[Item]:
     """Chat JSON lines for `mlx_lm.lora`: the last user and assistant turns are question and answer, earlier ones history."""
-    for place, row in _json_rows(path):
+    for place, row in json_rows(path):
         if isinstance(row, BadRow):
             yield row
             continue
@@ -250,7 +217,7 @@ def _read_chat(path: Path) -> Iterator[Item]:
             place,
             history=tuple((parse_prompt(q)[0], a) for q, a in history),
         )
-        yield _whole(made, place)
+        yield whole(made, place)
 
 
 def parse_prompt(text: str) -> tuple[str, tuple[Passage, ...]]:
@@ -263,7 +230,7 @@ def parse_prompt(text: str) -> tuple[str, tuple[Passage, ...]]:
         block, found, after = rest.partition(f"\n\n[{number + 1}] ")
         head, _, content = block.partition("\n")
         title, _, place = head.removeprefix(f"[{number}] ").partition(" - ")
-        passages.append(_loose(content, title, title, place))
+        passages.append(loose(content, title, title, place))
         rest, number = (f"[{number + 1}] {after}" if found else ""), number + 1
     return question.strip(), tuple(passages)
 
@@ -309,129 +276,6 @@ def _read_hf(path: str) -> Iterator[tuple[str, Item]]:
 
 def _saved_by_hf(place: Path) -> bool:
     return (place / "dataset_dict.json").is_file() or (place / "dataset_info.json").is_file()
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-    """Yield (place, row): one object a line, or the items of one list; a line that is no object is a bad row."""
-    with _open(path) as file:
-        head = file.read(1)
-        file.seek(0)
-        if head == "[":
-            try:
-                items = json.load(file)
-            except ValueError as error:
-                raise BadInput(f"{path}: is not JSON: {error}") from error
-            for number, item in enumerate(items):
-                place = f"{path.name}[{number}]"
-                yield (
-                    place,
-                    item if isinstance(item, dict) else BadRow(place, f"a {type(item).__name__}, not an object"),
-                )
-            return
-        for number, line in enumerate(file, 1):
-            place = f"{path.name}:{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield place, BadRow(place, f"not JSON: {error}")
-                continue
-            yield place, row if isinstance(row, dict) else BadRow(place, f"a {type(row).__name__}, not an object")
-
-
-def _open(path: Path, newline: str | None = None) -> Any:
-    """Open a text, compressed or not; bytes that are not UTF-8 stay visible as surrogates, which `_whole` refuses."""
-    try:
-        if path.suffix == ".gz":
-            import gzip
-
-            return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _whole(made: Example, place: str) -> Item:
-    """Refuse text that is not Unicode: it could not be written again."""
-    texts = (
-        made.question,
-        *made.answers,
-        *(p.text for p in made.passages),
-        *(t for turn in made.history for t in turn),
-    )
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return BadRow(place, f"not UTF-8 near {text[max(0, error.start - 10) : error.start]!r}")
-    return made
-
-
-def _first(names: Mapping[str, Any], known: Sequence[str]) -> Any:
-    """The value of the first column that is there and not empty; else of the first that is there."""
-    there = [names[n] for n in known if n in names]
-    return next((v for v in there if v not in (None, "", [])), there[0] if there else None)
-
-
-def _answers(value: Any) -> tuple[str, ...] | None:
-    if value is None:
-        return ()
-    if isinstance(value, Mapping):
-        value = value.get("text", ())
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, Sequence) or not all(isinstance(v, (str, int, float)) for v in value):
-        return None
-    return tuple(dict.fromkeys(str(v).strip() for v in value if str(v).strip()))
-
-
-def _said_answerable(names: Mapping[str, Any]) -> bool | None:
-    for name, sense in (("answerable", True), ("is_answerable", True), ("is_impossible", False)):
-        value = names.get(name)
-        if value not in (None, ""):
-            return (str(value).strip().lower() in {"true", "1", "yes"}) is sense
-    return None
-
-
-def _passages(value: Any, title: str, source: str) -> tuple[Passage, ...] | str:
-    """Read passages of any usual shape, or say why not."""
-    if value is None or value == "":
-        return ()
-    found = []
-    for item in (value,) if isinstance(value, (str, Mapping)) else value:
-        if isinstance(item, str):
-            found.append(_loose(item, title, source, ""))
-        elif isinstance(item, Mapping) and isinstance(item.get("text"), str):
-            own = str(item.get("title") or title)
-            found.append(
-                _loose(item["text"], own, str(item.get("source") or f"{source}/{own}"), str(item.get("place") or ""))
-            )
-        else:
-            return f"a passage is a {type(item).__name__}, not a text or an object with `text`"
-    return tuple(p for p in found if p.text.strip())
-
-
-def _loose(text: str, title: str, source: str, place: str) -> Passage:
-    """A passage whose document is not known: it is its own, and without a title its source is named by its text."""
-    document = document_id(source, text)
-    source = source if title else f"{source}/{document[:8]}"
-    return Passage(passage_id(document, 0, len(text)), document, source, title, place, 0, len(text), text)
-
-
-def _cell(name: str, value: Any) -> Any:
-    """A CSV cell: a JSON list where it looks like one, else parted by `|` where several may stand."""
-    plain = str(name).strip().lower()
-    if not isinstance(value, str) or plain not in (*ANSWERS, *PASSAGES):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            listed = json.loads(value)
-            if isinstance(listed, list):
-                return listed
-        except ValueError:
-            pass  # a text that happens to start with a bracket
-    return [part.strip() for part in value.split("|")] if plain in ANSWERS and "|" in value else value
 
 
 SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".gz", ".parquet", ".arrow"}

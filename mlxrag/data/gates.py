@@ -34,6 +34,7 @@ class Context:
         corpus: all passages.
         near: questions kept so far.
         said: their words, as a set, for questions that only turn the words round.
+        facts: their answers and evidence, for questions that ask for the same fact in other words.
         alike: (document, first three words) -> how many were kept.
         of_passage: passage id -> how many were kept.
         kept, unanswerable: how many were kept, and how many of them have no answer.
@@ -43,6 +44,7 @@ class Context:
     corpus: Corpus
     near: Near
     said: set[frozenset[str]] = field(default_factory=set)
+    facts: set[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=set)
     alike: Counter[tuple[str, str]] = field(default_factory=Counter)
     of_passage: Counter[str] = field(default_factory=Counter)
     kept: int = 0
@@ -79,8 +81,8 @@ def language(candidate: Candidate, context: Context) -> Verdict:
 
 def specific(candidate: Candidate, context: Context) -> Verdict:
     """The question can be understood by itself: no word that points elsewhere, and at least two words of content."""
-    said = words(candidate.question)
-    pointing = [w for w in said if w in _POINTING and f"when {w} is" not in candidate.question]
+    plain = re.sub(r"\b(?:is|are|was|were) there\b|\bwhen it is\b", "", candidate.question.casefold())
+    pointing = [w for w in words(plain) if w in _POINTING]
     if pointing:
         return Verdict(False, f"points elsewhere: {pointing[0]}")
     content = [w for w in content_words(candidate.question) if w not in _THIN and not w.isdigit()]
@@ -140,10 +142,14 @@ def giveaway(candidate: Candidate, context: Context) -> Verdict:
 
 
 def new(candidate: Candidate, context: Context) -> Verdict:
-    """No question like it was kept before: not nearly the same text, nor the same words in another order."""
+    """No question like it was kept before: not nearly the same text, the same words in another order, or for the same fact."""
     said = frozenset(normal(candidate.question, "en").split())
     if said in context.said:
         return Verdict(False, "the same words as an earlier question")
+    if candidate.answers and (candidate.answers, candidate.evidence) in context.facts:
+        return Verdict(False, "the same fact as an earlier question")
+    if context.near.find(candidate.question) is not None:
+        return Verdict(False, "nearly an earlier question")
     return Verdict(True, "ok")
 
 
@@ -200,6 +206,7 @@ def admit(candidate: Candidate, context: Context) -> None:
     """Take note that a candidate was kept."""
     context.near.add(candidate.question)
     context.said.add(frozenset(normal(candidate.question, "en").split()))
+    context.facts.add((candidate.answers, candidate.evidence))
     context.of_passage[candidate.passages[0].id] += 1
     context.alike[candidate.passages[0].source, opening(candidate)] += 1
     context.kept += 1

@@ -12,11 +12,12 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxrag.data import make_rules, make_tables
+from mlxrag.data import make_facts, make_rules, make_tables, make_unanswerable
 from mlxrag.data.candidate import Candidate, Maker, from_row, to_row
 from mlxrag.data.corpus import Corpus, survey
 from mlxrag.data.dataset import Dataset, freeze, split_by_document
@@ -26,6 +27,7 @@ from mlxrag.data.gates import GATES, Context, Verdict, admit
 from mlxrag.data.journal import Journal, rows
 from mlxrag.data.make_model import by_model
 from mlxrag.data.round_trip import found_again, known_already, read_again
+from mlxrag.data.wordings import wordings
 from mlxrag.errors import BadInput, nearest
 from mlxrag.model.load import READER
 from mlxrag.rag.document import Passage
@@ -43,14 +45,19 @@ MAKERS: dict[str, Maker] = {
     "condition": make_rules.condition,
     "definition": make_rules.definition,
     "place": make_rules.place,
+    "thing": make_facts.thing,
+    "foremost": make_facts.foremost,
+    "kinds": make_facts.kinds,
     "keyvalue": make_tables.keyvalue,
     "table": make_tables.table,
     "comparison": make_tables.comparison,
-    "unanswerable": make_tables.unanswerable,
+    "unanswerable": make_unanswerable.unanswerable,
     "cloze": make_tables.cloze,
 }
 LAST_RESORT = frozenset({"cloze"})
 """Not among the usual makers: nobody asks like that."""
+LAST = ("new", "variety")
+"""Gates that depend on what else is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +194,8 @@ def finish(
     examples = [to_example(one) for one in kept]
     items: Iterable[tuple[str, Example | BadRow]] = [("all", e) for e in examples]
     if shares:
-        draft = freeze(workspace, name, items, inputs=inputs, notes={"note": "before splitting"})
-        try:
-            items = list(split_by_document(draft, shares, seed=seed))
-        except BadInput:
-            pass  # too few documents to split: one split, which the counts show
-        finally:
-            shutil.rmtree(draft.artefact.path)
+        with suppress(BadInput):  # too few documents to split: one split, which the counts show
+            items = list(split_by_document(examples, shares, seed=seed))
     settings = {
         "making": making.model_dump(),
         "retrieval": system.settings.retrieval.model_dump(),
@@ -254,42 +256,47 @@ def _propose(makers: Mapping[str, Maker], passages: Sequence[Passage], corpus: C
 
 
 def _judge(system: System, candidates: Sequence[Candidate], context: Context) -> Iterator[Made]:
-    making = context.making
+    """Yield the candidates of a window with their verdicts; what only the round trip refused is asked again in other words."""
+    unread: list[Candidate] = []
+    for one in _sift(system, candidates, context):
+        if one.refused in {"retrieval", "reading"}:
+            unread.append(one.candidate)
+        yield one
+    again = [replace(c, question=other) for c in unread if c.answers for other in wordings(c.question)]
+    yield from _sift(system, again, context)
+
+
+def _sift(system: System, candidates: Sequence[Candidate], context: Context) -> Iterator[Made]:
+    """Pass candidates through the gates: first those that look at one alone, then the round trip, then what else is kept."""
     notes: dict[str, dict[str, str]] = {c.key: {} for c in candidates}
     left: list[Candidate] = []
     for candidate in candidates:
-        fault = ""
-        for name, gate in GATES.items():
-            if name in {"new", "variety"}:
-                continue  # they depend on what else is kept: last
-            verdict = gate(candidate, context)
-            notes[candidate.key][name] = verdict.note
-            if not verdict.passed:
-                fault = name
-                break
+        fault = _pass(candidate, context, [g for g in GATES if g not in LAST], notes[candidate.key])
         if fault:
             yield Made(candidate, notes[candidate.key], fault)
         else:
             left.append(candidate)
     passed: list[tuple[Candidate, dict[str, str]]] = []
-    for candidate, noted, fault in _round_trip(system, left, notes, making):
+    for candidate, noted, fault in _round_trip(system, left, notes, context.making):
         if fault:
             yield Made(candidate, noted, fault)
         else:
             passed.append((candidate, noted))
     for candidate, noted in passed:
-        fault = ""
-        for name in ("new", "variety"):
-            verdict = GATES[name](candidate, context)
-            if name == "new" and verdict.passed and context.near.find(candidate.question) is not None:
-                verdict = Verdict(False, "nearly an earlier question")
-            noted[name] = verdict.note
-            if not verdict.passed:
-                fault = name
-                break
+        fault = _pass(candidate, context, LAST, noted)
         if not fault:
             admit(candidate, context)
         yield Made(candidate, noted, fault)
+
+
+def _pass(candidate: Candidate, context: Context, gates: Iterable[str], noted: dict[str, str]) -> str:
+    """Note what the gates say, up to the first that refuses; return its name, or an empty string."""
+    for name in gates:
+        verdict = GATES[name](candidate, context)
+        noted[name] = verdict.note
+        if not verdict.passed:
+            return name
+    return ""
 
 
 def _round_trip(

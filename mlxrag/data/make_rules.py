@@ -11,20 +11,13 @@ from dataclasses import replace
 
 from mlxrag.data.amounts import Found, amounts, asked, own_part, whole
 from mlxrag.data.candidate import Candidate, literal
-from mlxrag.data.corpus import Corpus, first_names, prose
-from mlxrag.data.grammar import (
-    DETERMINERS,
-    PREPOSITIONS,
-    TIME,
-    VERBS,
-    Clause,
-    clauses,
-    clear,
-    is_imperative,
-    shortened,
-    tidy,
-)  # fmt: skip
+from mlxrag.data.corpus import Corpus, first_names, prose, told
+from mlxrag.data.grammar import Clause, addressed, clauses, clear, is_imperative, shortened, tidy
+from mlxrag.data.lexicon import DETERMINERS, PREPOSITIONS, TIME, VERBS
 from mlxrag.rag.document import Passage
+
+MAIL = (".eml", ".mbox")
+"""What `you` means in a mail is not known."""
 
 
 def amount(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
@@ -68,7 +61,7 @@ def reason(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                     continue
                 word = "because" if "because" in plain else "since"
                 question = asked(clause, corpus, "Why", tail, "")
-                yield _candidate(question, (f"{word} {cause}", cause), passage, raw, "reason", "why")
+                yield candidate(question, (f"{word} {cause}", cause), passage, raw, "reason", "why")
 
 
 def person(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
@@ -76,7 +69,7 @@ def person(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
     firsts = first_names(corpus.passages)
     name = r"(?:Dr\.? )?([A-Z][a-z]+ [A-Z][a-z]+)"
     for passage in passages:
-        for plain, raw in prose(passage):
+        for plain, raw in told(passage, corpus):
             for clause in clauses(plain):
                 who = re.fullmatch(name, clause.subject)
                 if who and who[1].split()[0] in firsts and clear(clause.rest) and not clause.be:
@@ -85,7 +78,7 @@ def person(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                         r",(?!\d)|:(?!\d)|;| (?:and|but|because|since|while|who|which|until) ", clause.rest
                     )[0]
                     if 2 <= len(rest.split()) <= 12 and _closed(rest):
-                        yield _candidate(
+                        yield candidate(
                             tidy(f"Who {verb} {rest} {clause.front}") + "?",
                             (clause.subject,),
                             passage,
@@ -98,7 +91,7 @@ def person(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                     pre = clause.rest[: to.start(1)].strip()
                     if whole(pre) and (to[1] != "by" or len(pre.split()) < 4):
                         question = asked(clause, corpus, "Who", f"{pre} {to[1]}", "")
-                        yield _candidate(question, (to[2],), passage, raw, "person", "who")
+                        yield candidate(question, (to[2],), passage, raw, "person", "who")
         text = " ".join(passage.text.split())
         for match in re.finditer(
             rf"\b{name}, ((?:the |our )?(?:head of [a-z]+(?: [a-z]+)?|(?:managing|finance|safety|sales) (?:director|officer)|founder))\b(?=[.,;)]| who)",
@@ -132,7 +125,7 @@ def condition(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate
             else:
                 continue
             answer = re.split(r", (?=so that|because|since|as|by phone)", then)[0]
-            yield _candidate(ask, (answer, then) if answer != then else (answer,), passage, raw, "condition", "how")
+            yield candidate(ask, (answer, then) if answer != then else (answer,), passage, raw, "condition", "how")
         for plain, raw in prose(passage):
             match = re.match(r"([A-Z][a-z]+ [^,;:]{5,80}?) (before|after|if|until) ([^,;:]+)$", plain.rstrip("."))
             if (
@@ -144,7 +137,7 @@ def condition(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate
                 and match[2] != "until"
             ):
                 answer = match[1][:1].lower() + match[1][1:]
-                yield _candidate(
+                yield candidate(
                     f"What should you do {match[2]} {match[3]}?", (answer,), passage, raw, "condition", "how"
                 )
 
@@ -165,7 +158,7 @@ def definition(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidat
                     and not re.search(r"\d|day$|January|March|April|May|June|July|August|ber$", name)
                 ):
                     answer = re.split(r" (?:and|but|because|since|while|which|who) ", said[1])[0]
-                    yield _candidate(
+                    yield candidate(
                         f"What {clause.auxiliary} {name}?", (answer,), passage, raw, "definition", "definition"
                     )
 
@@ -175,7 +168,7 @@ def place(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
     where = r"((?:in|at|behind|under|beside|on|next to|opposite|to|from) (?:the |our )?(?:[a-z]+ )?(?:[A-Z][a-z]+(?: [A-Z][a-z]+)*|room \d+|the [a-z]+ (?:plate|cage|drum|shelf|hall|floor)[^,;]*))"
     verbs = r"\b(?:move|open|hang|stand|lie|meet|begin|start|end|build|make|sew|keep|store|sell|hold|place|show|rent|live|found|own|stamp|take place)"
     for passage in passages:
-        for plain, raw in prose(passage):
+        for plain, raw in told(passage, corpus):
             for clause in clauses(plain):
                 match = re.match(rf"((?:[\w'-]+ ){{0,3}}?){where}", clause.rest)
                 action = f"{clause.base} {clause.verb}"
@@ -194,7 +187,7 @@ def place(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                 answer = match[2]
                 bare = answer.split(" ", 1)[1]
                 post = shortened(clause.rest[match.end() :])
-                yield _candidate(
+                yield candidate(
                     asked(clause, corpus, "Where", match[1].strip(), post),
                     (answer, bare),
                     passage,
@@ -208,11 +201,13 @@ def _by_clause(
     passages: Sequence[Passage], corpus: Corpus, found: Callable[[Clause, Corpus], Iterator[Found]], maker: str
 ) -> Iterator[Candidate]:
     for passage in passages:
-        for plain, raw in prose(passage):
+        for plain, raw in told(passage, corpus):
             for part in re.split(r"; |: (?=[a-z])", plain.rstrip(".")):
-                for clause in clauses(part[:1].upper() + part[1:]):
+                whole_part = part[:1].upper() + part[1:]
+                spoken = () if passage.source.endswith(MAIL) else addressed(whole_part)
+                for clause in (*clauses(whole_part), *spoken):
                     for question, answers, tag in found(clause, corpus):
-                        yield _candidate(question, answers, passage, raw, maker, tag)
+                        yield candidate(question, answers, passage, raw, maker, tag)
                         break  # one question for a clause; the patterns stand from the surest to the weakest
 
 
@@ -276,15 +271,17 @@ def _dated(said: str) -> tuple[str, ...]:
 
 def _office(who: str, role: str, quote: str, passage: Passage) -> Iterator[Candidate]:
     role = role.removeprefix("our ").removeprefix("the ")
-    yield _candidate(f"Who is the {role}?", (who,), passage, quote, "person", "who")
-    yield _candidate(f"What is the position of {who}?", (role,), passage, quote, "person", "fact")
+    yield candidate(f"Who is the {role}?", (who,), passage, quote, "person", "who")
+    yield candidate(f"What is the position of {who}?", (role,), passage, quote, "person", "fact")
 
 
-def _candidate(question: str, answers: tuple[str, ...], passage: Passage, raw: str, maker: str, tag: str) -> Candidate:
+def candidate(
+    question: str, answers: tuple[str, ...], passage: Passage, raw: str | tuple[str, ...], maker: str, tag: str
+) -> Candidate:
+    """Return a candidate with tidy answers and its quotes as the passage writes them."""
     kept = tuple(dict.fromkeys(tidy(a) for a in answers if tidy(a)))
-    return Candidate(
-        question[:1].upper() + question[1:], kept, (passage,), (literal(raw, passage),), f"rule:{maker}", (tag,)
-    )
+    quotes = tuple(literal(quote, passage) for quote in ((raw,) if isinstance(raw, str) else raw))
+    return Candidate(question[:1].upper() + question[1:], kept, (passage,), quotes, f"rule:{maker}", (tag,))
 
 
 def _closed(rest: str) -> bool:

@@ -12,15 +12,25 @@ from collections.abc import Iterator, Sequence
 
 from mlxrag.data.candidate import Candidate
 from mlxrag.data.corpus import Corpus, Fact, first_names, prose
-from mlxrag.data.grammar import MONEY, QUANTITY
-from mlxrag.data.make_rules import amount, reason, time
-from mlxrag.data.words import content_words, words
+from mlxrag.data.lexicon import MONEY, QUANTITY
+from mlxrag.data.words import words
 from mlxrag.rag.document import Passage
 
 # (pattern of the key, pattern of the value, question with {e} the entity, {k} the key, {h} the header of the row)
 CELLS: tuple[tuple[str, str, str], ...] = (
     (r"(?:list |retail )?price|cost", r"[$€£]?\d", "How much does {e} cost?"),
     (r"price (?:in )?(\d{4})", r"[$€£]?\d", "What was the price of {e} in {1}?"),
+    (r"dealer price (?:in )?(\d{4})", r"[$€£]?\d", "What was the dealer price of {e} in {1}?"),
+    (r"price from (\d.*)", r"[$€£]?\d", "What is the price of {e} from {1}?"),
+    (r"dealer price from (\d+ pieces)", r"[$€£]?\d", "What is the dealer price of {e} from {1}?"),
+    (r"article(?: number)?", r"[A-Z]{1,4}-?\w*\d", "What is the article number of {e}?"),
+    (r"part number", r"[A-Z]{1,4}-?\w*\d", "Which number does {e} have?"),
+    (r"torque", r"\d", "With what torque is {e} tightened?"),
+    (r"children", r"\d$", "How many children does {e} take?"),
+    (r"where", r"[A-Z]", "Where is {e} done?"),
+    (r"load on the drawbar", r"\d", "What is the load on the drawbar of {e}?"),
+    (r"speed (straight ahead|in bends)", r"\d", "How fast may one go {1} with {e}?"),
+    (r"for dogs up to", r"\d", "Up to what weight is {e} for dogs?"),
     (r"(?:own |net )?weight", r"\d", "How much does {e} weigh?"),
     (r"(?:maximum|max\.?|total) load|payload", r"\d", "How much can {e} carry?"),
     (r"range", r"\d", "How far does {e} go?"),
@@ -54,6 +64,11 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     (r"battery|motor|charger", r"", "What kind of {k} does {e} have?"),
     (r"(?:gross weight|protection class|dealer price)", r"", "What is the {k} of {e}?"),
 )  # fmt: skip
+# (word in the title or heading, pattern of the key, pattern of the value, question with {n} the name as it is written)
+UNDER: tuple[tuple[str, str, str, str], ...] = (
+    (r"rent", r"(one|two|three) (day|week|month)s?|weekend", r"[$€£]\d", "What does renting {n} for {k} cost?"),
+    (r"guarantee|warranty", r"(?:private|commercial|business) customers", r"\d+ (?:months?|years?)", "How long is the guarantee on {n} for {k}?"),
+)  # fmt: skip
 # key -> (question about the larger, question about the smaller)
 COMPARED: dict[str, tuple[str, str]] = {
     "price": ("Which costs more, {a} or {b}?", "Which is cheaper, {a} or {b}?"),
@@ -70,7 +85,7 @@ COMPARED: dict[str, tuple[str, str]] = {
 
 
 def table(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
-    """Ask for cells of tables: at most three of a row, another choice in every row."""
+    """Ask for cells of tables: at most five of a row, another choice in every row."""
     for passage in passages:
         rows: dict[tuple[str, str], list[tuple[Fact, str]]] = defaultdict(list)
         for fact in corpus.facts.get(passage.id, ()):
@@ -79,18 +94,31 @@ def table(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
                 rows[fact.line, fact.entity].append((fact, question))
         for asked in rows.values():
             asked.sort(key=lambda a: hashlib.sha256(f"{a[0].key} {a[0].entity}".encode()).digest())
-            for fact, question in asked[:3]:
-                answers = (
-                    (f"${fact.value}",)
-                    if re.match(r"price|dealer price", fact.key, re.IGNORECASE)
-                    and re.fullmatch(r"[\d.,]+", fact.value)
-                    and "$" in passage.text
-                    else ()
-                )
+            for fact, question in asked[:5]:
+                bare = _bare_price(fact)
+                if bare and "$" not in _document(passage, corpus):
+                    continue  # what the number is in is not known
+                answers = (f"${fact.value}",) if bare else ()
                 tag = "who" if question.startswith("Who") else "number" if re.match(r"[$€£]?\d", fact.value) else "fact"
                 yield Candidate(
                     question, (*answers, fact.value), (passage,), (fact.line,), "rule:table", (tag, "table")
                 )
+
+
+def _bare_price(fact: Fact) -> bool:
+    """Whether a cell is a price without its currency."""
+    return (
+        re.match(r"(?:dealer )?price", fact.key, re.IGNORECASE) is not None
+        and re.fullmatch(r"[\d.,]+", fact.value) is not None
+    )
+
+
+def _document(passage: Passage, corpus: Corpus) -> str:
+    """Return all passages of a document as one text."""
+    texts = corpus.derived.setdefault("documents", {})
+    if passage.source not in texts:
+        texts[passage.source] = "\n".join(p.text for p in corpus.passages if p.source == passage.source)
+    return str(texts[passage.source])
 
 
 def comparison(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
@@ -177,76 +205,6 @@ def document_name(passage: Passage, corpus: Corpus) -> str:
     return ""
 
 
-def unanswerable(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
-    """Ask of one thing what the documents say of another only: the name in an answerable question is swapped.
-
-    The other thing must be of the same kind, no cell may answer the new question, and no line that names the other
-    thing may hold half of the question's other words.
-    """
-    if "names" not in corpus.derived:
-        corpus.derived["names"] = _Names(corpus)
-    names = corpus.derived["names"]
-    for passage in passages:
-        done = 0
-        for maker in (table, amount, time, reason):
-            for candidate in maker([passage], corpus):
-                swapped = names.swapped(candidate.question, passage, candidate.answers) if done < 2 else None
-                if swapped is not None:
-                    question, near = swapped
-                    yield Candidate(question, (), (near or passage,), (), "rule:unanswerable", ("unanswerable",))
-                    done += 1
-
-
-class _Names:
-    """The things that have names, by kind, and the lines that name them."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self.corpus = corpus
-        self.kinds: dict[str, str] = {}
-        self.stated: set[str] = set()
-        for fact in (f for found in corpus.facts.values() for f in found):
-            self.stated.add(cell_question(fact, corpus) or "")
-            spoken = corpus.named(fact.entity, fact.kind) or ""
-            if (
-                spoken
-                and "“" not in spoken
-                and _is_name(fact.entity, corpus)
-                and (fact.kind or spoken.startswith("the "))
-            ):
-                self.kinds.setdefault(fact.entity, "" if spoken.startswith("the ") else fact.kind)
-        for word, count in corpus.upper.items():
-            if count > 2 and corpus.the[word.lower()] > 2 and _is_name(word, corpus):
-                self.kinds.setdefault(word, "")
-        text = {p.id: " ".join(words(f"{p.title} {p.place} {p.text}")) for p in corpus.passages}
-        self.where = {e: [p for p in corpus.passages if _holds(text[p.id], e)] for e in self.kinds}
-        self.lines = {e: [line for p in found for line in _about(p, e)] for e, found in self.where.items()}
-
-    def swapped(self, question: str, passage: Passage, answers: Sequence[str]) -> tuple[str, Passage | None] | None:
-        """Return the question with another name, and a passage that holds that name; None if there is no such name."""
-        here = [e for e in self.kinds if re.search(rf"\b{re.escape(e)}\b(?! [A-Z\d])", question)]
-        if not here or "“" in question:
-            return None
-        entity = max(here, key=len)
-        key = next(
-            (f.key for f in self.corpus.facts.get(passage.id, ()) if f.value in answers and f.entity == entity), ""
-        )
-        asked = [w for w in content_words(f"{question} {key}") if w not in words(entity) and w not in _GENERIC]
-        others = [
-            o for o in self.kinds if self.kinds[o] == self.kinds[entity] and not set(words(o)) & set(words(entity))
-        ]
-        others.sort(key=lambda o: hashlib.sha256(f"{question}{o}".encode()).digest())
-        for other in others if asked else ():
-            old, new = self.corpus.named(entity) or entity, self.corpus.named(other) or other
-            whole = f"the {entity}" if f"the {entity}" in question else entity
-            made = question.replace(whole, new if whole == old else other)
-            if made not in self.stated and not any(_may_state(asked, line) for line in self.lines[other]):
-                return made, next(iter(self.where[other]), None)
-        return None
-
-
-_GENERIC = frozenset("cost costs take takes price phone number address days long pieces kind get has".split())
-
-
 def cloze(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
     """Ask to fill the gap that a number, date or name leaves in a sentence; the last resort, and the only maker for any language."""
     gap = re.compile(
@@ -264,33 +222,29 @@ def cloze(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
 def _alike(a: Fact, b: Fact, corpus: Corpus) -> bool:
     """Whether two things are of a kind that people compare: both have names of their own, or their names share a word."""
     shared = {w for w in words(a.entity) if len(w) > 2} & {w for w in words(b.entity) if len(w) > 2}
-    return bool(shared) or (_is_name(a.entity, corpus) and _is_name(b.entity, corpus))
+    return bool(shared) or (is_name(a.entity, corpus) and is_name(b.entity, corpus))
 
 
-def _is_name(entity: str, corpus: Corpus) -> bool:
+def is_name(entity: str, corpus: Corpus) -> bool:
     """Whether something has a name of its own: capitals or numbers all through, and never written small."""
     parts = entity.split()
     return all(w[:1].isupper() or w[:1].isdigit() or w == "&" for w in parts) and not corpus.lower[parts[0].lower()]
 
 
-def _about(passage: Passage, entity: str) -> Iterator[str]:
-    """Yield the lines of a passage that name an entity, each with what follows it; all of a passage whose heading does."""
-    if _holds(" ".join(words(f"{passage.title} {passage.place}")), entity):
-        yield " ".join(words(passage.text))
-        return
-    pieces = [" ".join(words(x)) for x in re.split(r"\n|(?<=[.!?]) ", passage.text) if x.strip()]
-    for i, piece in enumerate(pieces):
-        if _holds(piece, entity):
-            yield " ".join(pieces[i : i + 2])
-
-
-def _may_state(asked: Sequence[str], line: str) -> bool:
-    """Whether a line holds half of the words that are asked for, by their first five letters."""
-    return sum(w[:5] in line for w in asked) * 2 >= len(asked)
-
-
 def cell_question(fact: Fact, corpus: Corpus) -> str | None:
     """Return the question for a cell, or None when its header or its row's name makes none."""
+    about = f"{fact.passage.title} {fact.passage.place}"
+    for word, key, value, question in UNDER:
+        if (
+            re.search(rf"\b{word}", about, re.IGNORECASE)
+            and re.fullmatch(key, fact.key, re.IGNORECASE)
+            and re.match(value, fact.value)
+        ):
+            name = corpus.inside(fact.entity)
+            article = "the " if name[:1].islower() else "an " if name[:1] in "AEIOU" else "a "
+            return question.format(
+                n=article + name, k=("a weekend" if fact.key.lower() == "weekend" else fact.key.lower())
+            )
     entity = corpus.named(fact.entity, fact.kind)
     if entity is None or fact.value.lower() in {"", "none", "-", "free", "discontinued"} or len(fact.value) > 80:
         return None
@@ -315,7 +269,3 @@ def _number(fact: Fact) -> float:
 
 def _unit(fact: Fact) -> str:
     return re.sub(r"[\d.,\s]", "", fact.value).removesuffix("s")
-
-
-def _holds(text: str, entity: str) -> bool:
-    return f" {' '.join(words(entity))} " in f" {text} "

@@ -143,15 +143,16 @@ class Seen:
     def __len__(self) -> int:
         return len(self._sorted) + len(self._fresh)
 
+    def __contains__(self, key: str) -> bool:
+        number = int(key, 16)
+        at = int(np.searchsorted(self._sorted, np.uint64(number)))
+        return number in self._fresh or (at < len(self._sorted) and int(self._sorted[at]) == number)
+
     def add(self, key: str) -> bool:
         """Add a key of 16 hex digits and return whether it is new."""
-        number = int(key, 16)
-        if number in self._fresh:
+        if key in self:
             return False
-        at = int(np.searchsorted(self._sorted, np.uint64(number)))
-        if at < len(self._sorted) and int(self._sorted[at]) == number:
-            return False
-        self._fresh.add(number)
+        self._fresh.add(int(key, 16))
         if len(self._fresh) >= 1 << 16:
             fresh = np.fromiter(self._fresh, np.uint64, len(self._fresh))
             self._sorted = np.sort(np.concatenate([self._sorted, fresh]))

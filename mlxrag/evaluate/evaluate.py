@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from mlxrag.data.dataset import Dataset, open_dataset
 from mlxrag.data.example import Example
 from mlxrag.data.journal import Journal, rows
 from mlxrag.errors import BadInput, Damaged, nearest
-from mlxrag.evaluate import context, judge, page, report
+from mlxrag.evaluate import context, judging, page, report
+from mlxrag.evaluate.judge import Verdict, agreement
 from mlxrag.evaluate.measure import MEASURES, measure_all, similarity
 from mlxrag.evaluate.run import ANSWERS, Row, answer_all, read_rows, spool
 from mlxrag.evaluate.score import Measure, Score, from_row, to_row
 from mlxrag.evaluate.support import faithful_encoder
-from mlxrag.model.load import load
+from mlxrag.model.load import Model, load
 from mlxrag.rag.system import System
 from mlxrag.settings import Evaluating
 from mlxrag.workspace import Artefact, Workspace, create, write_json, write_text
@@ -59,8 +61,6 @@ def evaluate(
     chosen = measures_of(settings)
     if settings.encoder_measures and system.encoder is not None:
         chosen |= encoder_measures(system.encoder)
-    if settings.judge:
-        chosen["faithful_judge"] = judge_measure(settings.judge, workspace)
     key = {"system": system.fingerprint, "dataset": dataset.ref, "gold": gold, **selection}
     folder = spool(workspace, name, key)
     started = time.perf_counter()
@@ -82,8 +82,12 @@ def evaluate(
             if settings.attribution:
                 for score in attributions(system, folder, draft.path, examples):
                     journal.add(to_row(score))
+            notes: list[str] = []
+            if settings.judge:
+                for score in judgements(settings.judge, workspace, folder, draft.path, examples, notes):
+                    journal.add(to_row(score))
         data = {"ref": dataset.ref, "examples": len(examples), "gold_passages": gold, **selection}
-        made = write_reports(draft.path, examples, settings, name, about, data)
+        made = write_reports(draft.path, examples, settings, name, about, data, notes)
         draft.note(
             what="evaluation", system=about, dataset=data, examples=len(examples), failed=len(made.failed),
             answer_seconds=round(seconds, 2), figures=_headline(made),
@@ -123,16 +127,20 @@ def encoder_measures(encoder: Any) -> dict[str, Measure]:
     }
 
 
-def judge_measure(ref: str, workspace: Workspace) -> Measure:
-    """Return faithfulness by a model; it is loaded when it is first asked."""
-    loaded: list[Any] = []
+def judgements(
+    ref: str, workspace: Workspace, folder: Path, out: Path, examples: Mapping[str, Example], notes: list[str]
+) -> Iterator[Score]:
+    """Yield faithfulness by a model for every answer, and add what speaks against the judge to `notes`.
 
-    def faithful_judge(answer: Any, example: Example) -> Score:
-        if not loaded:
-            loaded.append(load(ref, workspace))
-        return judge.faithful_judge(loaded[0], answer, example)
-
-    return faithful_judge
+    Done rows are kept in `folder`, so that a run that is killed goes on.
+    """
+    with load(ref, workspace) as model:
+        verdicts: list[Verdict] = []
+        for score, found in judging.judged(model, read_rows(folder), examples, folder):
+            verdicts += found
+            yield score
+        notes += judging.remarks(judging.position(verdicts), None, model.name)
+    shutil.copy(folder / judging.JUDGED, out / judging.JUDGED)
 
 
 def attributions(system: System, folder: Path, out: Path, examples: Mapping[str, Example]) -> Iterator[Score]:
@@ -182,10 +190,18 @@ def write_reports(
     title: str,
     system: Mapping[str, Any],
     dataset: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> report.Report:
     """Write report.json, report.md and report.html beside the answers and scores of a run, and return the report."""
     made = report.build(
-        read_rows(folder), examples, read_scores(folder), settings, title=title, system=system, dataset=dataset
+        read_rows(folder),
+        examples,
+        read_scores(folder),
+        settings,
+        title=title,
+        system=system,
+        dataset=dataset,
+        notes=notes,
     )
     write_json(folder / "report.json", report.to_json(made))
     write_text(folder / "report.md", report.to_markdown(made))
@@ -208,11 +224,20 @@ def add_scores(folder: Path, scores: Iterable[Score]) -> int:
     return count
 
 
-def rescore(workspace: Workspace, run: Artefact) -> Artefact:
-    """Compute the formulas again from a run's answers, as a new version; what judges and people said is kept."""
+def rescore(workspace: Workspace, run: Artefact, added: Iterable[Score] = (), notes: Sequence[str] = ()) -> Artefact:
+    """Compute the formulas again from a run's answers, as a new version; what judges and people said is kept.
+
+    Args:
+        workspace: where.
+        run: the run.
+        added: more scores; they take the place of those of the same measure and judge or person.
+        notes: for the top of the report.
+    """
     examples = examples_of(workspace, run)
     settings = Evaluating.model_validate(run.manifest["settings"].get("evaluating", {}))
     chosen = measures_of(settings)
+    new = list(added)
+    replaced = {(s.measure, s.by) for s in new}
     with create(
         workspace, "runs", run.name, inputs=[run.ref, *run.manifest["inputs"]], settings=run.manifest["settings"]
     ) as draft:
@@ -220,18 +245,59 @@ def rescore(workspace: Workspace, run: Artefact) -> Artefact:
         with Journal(draft.path / SCORES, keep=1 << 30) as journal:
             for score in score_rows(read_rows(run.path), examples, chosen):
                 journal.add(to_row(score))
-            for score in read_scores(run.path):
+            for score in (*(s for s in read_scores(run.path) if (s.measure, s.by) not in replaced), *new):
                 if score.measure not in chosen:
                     journal.add(to_row(score))
-        made = write_reports(draft.path, examples, settings, run.name, run.manifest["system"], run.manifest["dataset"])
         kept = {
             k: run.manifest[k]
             for k in ("what", "system", "dataset", "examples", "failed", "answer_seconds")
             if k in run.manifest
         }
+        made = write_reports(
+            draft.path, examples, settings, run.name, run.manifest["system"], run.manifest["dataset"], notes
+        )
         draft.note(**kept, figures=_headline(made))
     assert draft.artefact is not None
     return draft.artefact
+
+
+def judge_run(workspace: Workspace, run: Artefact, model: Model) -> tuple[Artefact, dict[str, Any]]:
+    """Have a model judge the answers of a run, and return the new version with what was found out about the judge."""
+    folder = judging.spool(workspace, [run], model.name)
+    pairs = list(judging.judged(model, read_rows(run.path), examples_of(workspace, run), folder))
+    place = judging.position([v for _, found in pairs for v in found])
+    people = judging.votes_on(workspace, [run], "human_supported")
+    told = {s.example_id: s.value for s, _ in pairs if s.value is not None}
+    held = agreement(told, people) if people else None
+    made = rescore(workspace, run, [s for s, _ in pairs], judging.remarks(place, held, model.name))
+    shutil.rmtree(folder)
+    return made, {"judge": model.name, "position": asdict(place), "people": None if held is None else asdict(held)}
+
+
+def judge_pair(workspace: Workspace, runs: Sequence[Artefact], model: Model) -> tuple[Artefact, dict[str, Any]]:
+    """Have a model choose between the answers of two runs, and write what it chose as a run, `<first run>-judged`."""
+    folder = judging.spool(workspace, runs, model.name)
+    examples = examples_of(workspace, runs[0])
+    settings = Evaluating.model_validate(runs[0].manifest["settings"].get("evaluating", {}))
+    answers = [{row.example_id: row.answer for row in read_rows(r.path)} for r in runs]
+    found = list(judging.compare(model, runs, answers, examples, folder))
+    right = [
+        {s.example_id: s.value >= settings.right_from for s in read_scores(r.path) if s.measure == settings.right_by and s.value is not None}
+        for r in runs
+    ]  # fmt: skip
+    people = judging.votes_on(workspace, runs, "preferred")
+    summary = judging.to_json(judging.preference(model, runs, found, examples, right, people, settings))
+    with create(
+        workspace, "runs", f"{runs[0].name}-judged", inputs=[r.ref for r in runs], settings={"judge": model.name}
+    ) as draft:
+        with Journal(draft.path / SCORES, keep=1 << 30) as journal:
+            for score, _ in found:
+                journal.add(to_row(score))
+        write_json(draft.path / "report.json", summary)
+        draft.note(what="judged", runs=summary["runs"], dataset=dict(runs[0].manifest.get("dataset", {})))
+    assert draft.artefact is not None
+    shutil.rmtree(folder)
+    return draft.artefact, summary
 
 
 def examples_of(workspace: Workspace, run: Artefact) -> dict[str, Example]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxrag.data.example import Example
 from mlxrag.evaluate.calibration import auroc
 from mlxrag.evaluate.score import Answered, Score
 from mlxrag.evaluate.support import claims
@@ -44,12 +43,14 @@ class Verdict:
     Attributes:
         p: probability of the first option among the two, in [0, 1], the mean of both orders.
         mass: probability of the two options together, the smaller of both orders.
-        swing: how far the two orders are apart, in [0, 1]: position bias.
+        swing: how far the two orders are apart, in [0, 1].
+        first: probability of the option that is named first, the mean of both orders; 0.5 without position bias.
     """
 
     p: float
     mass: float
     swing: float
+    first: float = 0.5
 
     @property
     def valid(self) -> bool:
@@ -68,23 +69,30 @@ def preferred(judge: Model, question: str, a: str, b: str) -> Verdict:
     straight = _one(judge, PREFER.format(question=question, a=a, b=b, first="A", second="B"), ("A", "B"))
     turned = _one(judge, PREFER.format(question=question, a=b, b=a, first="A", second="B"), ("A", "B"))
     back = 1 - turned[0]
-    return Verdict((straight[0] + back) / 2, min(straight[1], turned[1]), abs(straight[0] - back))
+    first = (straight[0] + turned[0]) / 2
+    return Verdict((straight[0] + back) / 2, min(straight[1], turned[1]), abs(straight[0] - back), first)
 
 
-def faithful_judge(judge: Model, answer: Answered, example: Example) -> Score:
-    """Mean over the answer's sentences of the probability that the passages support it, by a judge; None if it refuses.
-
-    None, too, when the judge puts less than `LEAST_MASS` on its two words for any sentence.
-    """
-    name = f"judge {judge.name}"
+def verdicts_of(judge: Model, answer: Answered) -> tuple[list[Verdict], str]:
+    """Return a verdict on every sentence of an answer, held against its passages, or why there is none."""
     found = claims(answer)
     if not found or not answer.hits:
-        return Score(example.id, "faithful_judge", None, name, "refused" if answer.refused else "no claim")
-    verdicts = [supported(judge, f"{answer.question} {c}", [h.passage.text for h in answer.hits]) for c in found]
+        return [], "refused" if answer.refused else "no claim"
+    passages = [h.passage.text for h in answer.hits]
+    return [supported(judge, f"{answer.question} {c}", passages) for c in found], ""
+
+
+def score_of(example_id: str, verdicts: Sequence[Verdict], why: str, by: str) -> Score:
+    """Return `faithful_judge`: the mean probability that the passages support a sentence of the answer.
+
+    None where there are no verdicts, or when the judge put less than `LEAST_MASS` on its two words for any sentence.
+    """
+    if not verdicts:
+        return Score(example_id, "faithful_judge", None, by, why)
     if not all(v.valid for v in verdicts):
-        return Score(example.id, "faithful_judge", None, name, "the judge gave no verdict")
+        return Score(example_id, "faithful_judge", None, by, "the judge gave no verdict")
     swing = max(v.swing for v in verdicts)
-    return Score(example.id, "faithful_judge", sum(v.p for v in verdicts) / len(verdicts), name, f"swing {swing:.2f}")
+    return Score(example_id, "faithful_judge", sum(v.p for v in verdicts) / len(verdicts), by, f"swing {swing:.2f}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +129,12 @@ def agreement(judged: Mapping[str, float], labelled: Mapping[str, float]) -> Agr
     return Agreement(len(ids), kappa, auroc([judged[i] for i in ids], b), gap)
 
 
-def self_preference(own: Agreement, other: Agreement) -> float | None:
-    """Return how much kinder a judge is to answers of its own model than to others', people's labels as the measure; None without both."""
-    return None if own.bias is None or other.bias is None else own.bias - other.bias
-
-
 def _both(judge: Model, layout: str, words: tuple[str, str], **filled: str) -> Verdict:
     """Ask with the options in both orders; the sense of the question does not change, only their places."""
     straight = _one(judge, layout.format(first=words[0], second=words[1], **filled), words)
     turned = _one(judge, layout.format(first=words[1], second=words[0], **filled), words)
-    return Verdict((straight[0] + turned[0]) / 2, min(straight[1], turned[1]), abs(straight[0] - turned[0]))
+    first = (straight[0] + 1 - turned[0]) / 2
+    return Verdict((straight[0] + turned[0]) / 2, min(straight[1], turned[1]), abs(straight[0] - turned[0]), first)
 
 
 def _one(judge: Model, prompt: str, words: tuple[str, str]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxrag.data.augment import AUGMENTERS, augment, fault
+from mlxrag.data.augment import AUGMENTERS, Others, augment, fault
 from mlxrag.data.clean import CLEANERS
 from mlxrag.data.corpus import survey
 from mlxrag.data.duplicates import Near
@@ -74,7 +74,7 @@ def test_augmenters_keep_the_label(name: str) -> None:
         assert one.example.answers in (before.answers, ()) and one.example.answerable is bool(one.example.answers)
         assert not fault(one.example, before) and "augmented" in one.example.tags
     assert [a.example.id for a in augment(examples, [name], seed=3)] == [a.example.id for a in made]
-    assert list(AUGMENTERS[name](ask("?"), random.Random(0), {})) == [] or AUGMENTERS[name].__doc__
+    assert list(AUGMENTERS[name](ask("?"), random.Random(0), Others())) == [] or AUGMENTERS[name].__doc__
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxrag.data import journal
-from mlxrag.data.audit import audit, difference
+from mlxrag.data.audit import audit
 from mlxrag.data.dataset import freeze, open_dataset, sample, split_by_document, stale
+from mlxrag.data.diff import difference
 from mlxrag.data.duplicates import Near, groups, pairs, signatures
 from mlxrag.data.example import BadRow, Example
 from mlxrag.data.store import BATCH, Seen

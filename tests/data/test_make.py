@@ -14,10 +14,12 @@ import pytest
 from mlxrag.data.candidate import Candidate, from_row, literal, to_row
 from mlxrag.data.corpus import survey
 from mlxrag.data.duplicates import Near
-from mlxrag.data.gates import GATES, Context
-from mlxrag.data.grammar import VERBS, clauses, participle, past, third
+from mlxrag.data.gates import GATES, Context, admit
+from mlxrag.data.grammar import clauses
+from mlxrag.data.lexicon import VERBS, participle, past, third
 from mlxrag.data.make import MAKERS, finish, make, spool, tally
 from mlxrag.data.make_model import parse
+from mlxrag.data.wordings import wordings
 from mlxrag.errors import BadInput
 from mlxrag.rag.document import Passage
 from mlxrag.rag.system import System, open_system
@@ -45,6 +47,11 @@ def asked(maker: str, *texts: str) -> list[tuple[str, str]]:
         ("amount", "Employees lent the company $64,000 from savings.", "How much did employees lend the company from savings?", "$64,000"),
         ("amount", "In frost the range falls by about a third.", "By how much does the range fall in frost?", "about a third"),
         ("amount", "The position is sent every 20 seconds.", "How often is the position sent?", "every 20 seconds"),
+        ("amount", "Wash the cover by hand at 30 degrees.", "At what temperature should you wash the cover by hand?", "30 degrees"),
+        ("amount", "The lock Bollard hangs in the shed. It weighs 1.6 kg.", "How much does the lock Bollard weigh?", "1.6 kg"),
+        ("thing", "Thru axles need the adapter TA-12.", "What do thru axles need?", "the adapter TA-12"),
+        ("foremost", "The most important market is the Low Islands with 14 percent.", "What is the most important market?", "the Low Islands"),
+        ("kinds", "There are four kinds of event: moved, full, idle and fault.", "Which kinds of event are there?", "moved, full, idle and fault"),
         ("time", "In 2021 the warehouse moved to Upper Saltby.", "When did the warehouse move to Upper Saltby?", "2021"),
         ("time", "The boat leaves at 8:30 from pier 4.", "At what time does the boat leave from pier 4?", "8:30"),
         ("time", "The canteen serves hot meals from 11:30 to 13:30.", "When does the canteen serve hot meals?", "from 11:30 to 13:30"),
@@ -62,7 +69,7 @@ def test_a_sentence_becomes_a_question(maker: str, sentence: str, question: str,
     "sentence",
     [
         "It costs $20 a month.", "Nobody works more than ten hours.", "Trailers that were made to order cost $90 more.",
-        "Wash the cover by hand at 30 degrees.", "Whoever works longer takes a break of 30 minutes.", "From: Ann\nTo: Bob costs $5",
+        "Do not wash the cover at 60 degrees.", "Whoever works longer takes a break of 30 minutes.", "From: Ann\nTo: Bob costs $5",
     ],
 )  # fmt: skip
 def test_a_sentence_that_is_not_sure_stays_silent(sentence: str) -> None:
@@ -77,6 +84,29 @@ def test_verbs_are_inflected() -> None:
     assert participle("write") == "written"
     assert all(third(v) and past(v) and participle(v) for v in VERBS)
     assert [c.subject for c in clauses("The Ox 60 weighs 7.9 kg and carries 60 kg.")] == ["The Ox 60", "The Ox 60"]
+
+
+def test_a_year_that_no_list_holds_makes_a_question_without_an_answer() -> None:
+    """The name, the year or the place in an answerable question is swapped for one that nothing is said about."""
+    rows = "\n".join(f"name: {n} {i}; price 2024: ${i}9" for i, n in enumerate(("Ox", "Wren", "Plover", "Heron") * 4))
+    found = asked("unanswerable", f"The Ox and the Wren are sold.\n{rows}")
+    assert found and all(not answer for _, answer in found)
+    assert all("2024" not in q or q not in rows for q, _ in found)
+
+
+def test_a_question_is_asked_in_other_words() -> None:
+    """Turns of phrase whose sense is sure, and nothing for the rest."""
+    assert "What is the weight of the Ox?" in list(wordings("How much does the Ox weigh?"))
+    assert list(wordings("Why?")) == []
+
+
+def test_the_same_fact_is_not_asked_for_twice() -> None:
+    """Another wording of a kept question, with the same answer and evidence, is refused."""
+    here = context()
+    first = candidate("When does the pier in Calder Quay open?", "9:30")
+    admit(first, here)
+    other = candidate("At what hour may one enter the pier of Calder Quay?", "9:30")
+    assert GATES["new"](other, here) == (False, "the same fact as an earlier question")
 
 
 def test_cells_are_asked_for_by_what_they_hold() -> None:

@@ -115,20 +115,20 @@ def test_a_verdict_is_a_share_of_probability(monkeypatch: pytest.MonkeyPatch) ->
     found = judge.supported(model, "claim", ["passage"])
     assert (found.p, found.mass, found.swing) == pytest.approx((0.75, 0.4, 0.0), abs=1e-6) and found.valid
     answer = make_answer("What?", "It opens at 9:30.", hits(passage("It opens at 9:30.")))
-    assert judge.faithful_judge(model, answer, ask("What?")).value == pytest.approx(0.75, abs=1e-6)
+    assert judge.score_of("x", *judge.verdicts_of(model, answer), "j").value == pytest.approx(0.75, abs=1e-6)
     mute = judged(monkeypatch, lambda prompt: {"(rest)": 0.99})
-    score = judge.faithful_judge(mute, answer, ask("What?"))
+    score = judge.score_of("x", *judge.verdicts_of(mute, answer), "j")
     assert score.value is None and score.reason == "the judge gave no verdict"
-    assert judge.faithful_judge(model, make_answer("?", "Not in the documents.", ()), ask("?")).value is None
+    assert judge.verdicts_of(model, make_answer("?", "Not in the documents.", ())) == ([], "refused")
 
 
 def test_position_bias_is_averaged_out_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that always takes the first answer prefers neither, with a swing of 0.8; one that reads keeps its choice."""
     first = judged(monkeypatch, lambda prompt: {"A": 0.9, "B": 0.1})
     found = judge.preferred(first, "Q?", "good", "bad")
-    assert found.p == pytest.approx(0.5) and found.swing == pytest.approx(0.8)
+    assert (found.p, found.swing, found.first) == pytest.approx((0.5, 0.8, 0.9))
     reads = judged(
         monkeypatch, lambda prompt: {"A": 0.9, "B": 0.1} if "Answer A: good" in prompt else {"A": 0.1, "B": 0.9}
     )
     found = judge.preferred(reads, "Q?", "good", "bad")
-    assert found.p == pytest.approx(0.9) and found.swing == pytest.approx(0.0)
+    assert (found.p, found.swing, found.first) == pytest.approx((0.9, 0.0, 0.5))

@@ -9,7 +9,7 @@ import pytest
 
 from mlxrag.evaluate.calibration import auroc, calibration, confidence
 from mlxrag.evaluate.human import cohen_kappa, krippendorff_alpha
-from mlxrag.evaluate.judge import Agreement, agreement, self_preference
+from mlxrag.evaluate.judge import Agreement, agreement
 
 
 def test_kappa_equals_the_textbook() -> None:
@@ -22,7 +22,7 @@ def test_kappa_equals_the_textbook() -> None:
         {str(i): float(x == "y") for i, x in enumerate(a)}, {str(i): float(x == "y") for i, x in enumerate(b)}
     )
     assert found.kappa == pytest.approx(0.4) and found.n == 50 and found.bias == pytest.approx(-0.1)
-    assert agreement({}, {}) == Agreement(0, None, None, None) and self_preference(found, agreement({}, {})) is None
+    assert agreement({}, {}) == Agreement(0, None, None, None)
 
 
 def test_alpha_equals_krippendorffs_example() -> None:
