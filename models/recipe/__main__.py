@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import random
+import shutil
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from . import corpus, reading, sheet, tokenizer, train, vectors
+from . import corpus, export, reading, sheet, tokenizer, train, vectors
 from .network import Reader, Size
 from .pack import Shape
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--vectors", type=Path, default=minilm(), help="a checkpoint of all-MiniLM-L6-v2, for the meaning of words"
     )
+    parser.add_argument("--init", type=Path, help="an exported reader of the same shape to train on from")
     parser.add_argument("--out", type=Path, default=Path("runs/reader"), help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, help="updates, those of a resumed run included")
     parser.add_argument("--decay", type=int, help="the last so many updates lower the rate")
@@ -69,8 +71,11 @@ def main() -> None:
         **{k: v for k, v in (("steps", args.steps), ("decay", args.decay)) if v is not None},
         **changes,
     )
+    plan = replace(plan, shapes=tuple(s if isinstance(s, Shape) else Shape(*s) for s in plan.shapes))
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "tokenizer.json"
+    if args.init and not file.is_file():
+        shutil.copy(args.init / "tokenizer.json", file)
     if not file.is_file():
         found = corpus.load(args.data)
         made = corpus.sheets(found, random.Random(args.seed), 0.0, 4)
@@ -83,7 +88,9 @@ def main() -> None:
     coder = Tokenizer.from_file(str(file))
     size = replace(size, vocabulary=coder.get_vocab_size())
     reader = Reader(size)
-    if args.vectors:
+    if args.init:
+        export.begin(reader, args.init)
+    elif args.vectors:
         if not (args.out / "vectors.pt").is_file():
             torch.save(
                 torch.from_numpy(vectors.inherit(coder, args.vectors, size.width, args.seed)), args.out / "vectors.pt"

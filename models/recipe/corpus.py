@@ -44,7 +44,9 @@ def load(data: Sequence[Path]) -> Corpus:
     )
 
 
-def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator[sheet.Sheet]:
+def sheets(
+    corpus: Corpus, r: random.Random, real: float, most: int, unanswerable: float = 0.1
+) -> Iterator[sheet.Sheet]:
     """An endless stream.
 
     Args:
@@ -52,24 +54,25 @@ def sheets(corpus: Corpus, r: random.Random, real: float, most: int) -> Iterator
         r: the only source of chance.
         real: share of sheets from reading-comprehension sets, where there are any.
         most: passages in a sheet, at most.
+        unanswerable: share of questions that the passages do not answer.
     """
     weights = [0.06, 0.14, 0.3, 0.33, 0.17][:most]
     while True:
         passages = r.choices(range(1, len(weights) + 1), weights)[0]
         x = r.random() if corpus.articles else 1.0
         if x < real * 0.7:
-            made = reading.compose(corpus.articles, r, passages, 14)
+            made = reading.compose(corpus.articles, r, passages, 14, unanswerable)
         elif x < real * 1.3 and passages > 1:
             few = r.randint(1, passages - 1)
             made = sheet.join(
-                reading.compose(corpus.articles, r, few, 7),
-                compose.compose(corpus.sections, corpus.kinds, r, passages - few, 9),
+                reading.compose(corpus.articles, r, few, 7, unanswerable),
+                compose.compose(corpus.sections, corpus.kinds, r, passages - few, 9, unanswerable),
             )
             talks = list(made.talks)
             r.shuffle(talks)
             made = sheet.Sheet(made.pieces, talks)
         else:
-            made = compose.compose(corpus.sections, corpus.kinds, r, passages, 14)
+            made = compose.compose(corpus.sections, corpus.kinds, r, passages, 14, unanswerable)
         if made.talks:
             yield sheet.shuffle(made, r)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from .network import Reader, Size
@@ -54,6 +54,24 @@ def weights(reader: Reader) -> dict[str, torch.Tensor]:
         out |= {f"{at}.self_attn.{n}_norm.weight": state[f"{n}_norm.weight"] for n in "qk"}
         out |= {f"{at}.{n}.weight": state[f"{n}.weight"] for n in ("input_layernorm", "post_attention_layernorm")}
     return {name: w.detach().to(torch.float16).contiguous().clone() for name, w in out.items()}
+
+
+def begin(reader: Reader, directory: Path) -> None:
+    """Copy the weights of an exported directory of the same shape into `reader`, to train on from it."""
+    found, state = load_file(directory / "model.safetensors"), reader.state_dict()
+    for name in state:
+        at = name.replace("layers.", "model.layers.") if name.startswith("layers.") else f"model.{name}"
+        if name.endswith("qkv.weight"):
+            parts = [at.replace("qkv", f"self_attn.{n}_proj") for n in "qkv"]
+        elif name.endswith("gate_up.weight"):
+            parts = [at.replace("gate_up", f"mlp.{n}_proj") for n in ("gate", "up")]
+        elif name.startswith("layers."):
+            at = at.replace("o_proj", "self_attn.o_proj").replace("down_proj", "mlp.down_proj")
+            parts = [at.replace("q_norm", "self_attn.q_norm").replace("k_norm", "self_attn.k_norm")]
+        else:
+            parts = [at]
+        state[name] = torch.cat([found[p].float() for p in parts])
+    reader.load_state_dict(state)
 
 
 def config(size: Size, ids: dict[str, int]) -> dict[str, object]:

@@ -35,6 +35,7 @@ class Plan:
     warm: int = 100
     real: float = 0.2
     most: int = 5
+    unanswerable: float = 0.1
     pointing: float = 0.3
     context_weight: float = 0.15
     context_share: float = 0.06
@@ -47,7 +48,9 @@ def _feed(queue: "Queue[pack.Batch]", plan: Plan, data: Sequence[Path], tokenize
     r = random.Random(seed)
     corpus = corpora.load(data)
     forbidden = unseen.forbidden()
-    sheets = filter(None, (unseen.clean(s, forbidden) for s in corpora.sheets(corpus, r, plan.real, plan.most)))
+    sheets = filter(
+        None, (unseen.clean(s, forbidden) for s in corpora.sheets(corpus, r, plan.real, plan.most, plan.unanswerable))
+    )
     for made in pack.batches(
         sheets, Tokenizer.from_file(tokenizer), plan.shapes, r, plan.context_weight, plan.context_share
     ):
@@ -79,7 +82,7 @@ def groups(reader: Reader, plan: Plan) -> tuple[optimize.Muon, torch.optim.AdamW
         else:
             rest.append(p)
     return optimize.Muon(matrices, lr=plan.matrix_rate), torch.optim.AdamW(
-        rest, lr=plan.table_rate, betas=(0.9, 0.98), weight_decay=0.0
+        rest, lr=plan.table_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
 
 
