@@ -15,6 +15,7 @@ from mlxrag.errors import MlxragError, nearest
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("mlxrag.cli.quickstart", "The whole loop once: ask, make questions, train, compare."),
     "ingest": ("mlxrag.cli.ingest", "Read files and folders into an index, so that they can be searched and asked."),
+    "index": ("mlxrag.cli.index", "Make popular passages ready before somebody asks."),
     "search": ("mlxrag.cli.search", "Find the passages that answer a question best."),
     "ask": ("mlxrag.cli.ask", "Answer a question from your documents, with citations."),
     "chat": ("mlxrag.cli.chat", "Talk about your documents."),

@@ -272,6 +272,7 @@ class _Run:
         active = self.active
         free = [i for i, row in enumerate(active.rows) if row is None][: len(rows)]
         if len(free) == len(rows) and take_places(active.cache, free, cache):
+            assert active.tokens is not None and active.logprobs is not None
             at = mx.array(free)
             for i, row in zip(free, rows, strict=True):
                 active.rows[i] = row

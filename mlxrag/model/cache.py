@@ -36,6 +36,7 @@ from mlxrag.model.cache_layers import can_cut, common, cut_back, pack, restore
 from mlxrag.settings import Caching
 
 LEAST = 16  # a shorter common beginning is not worth a copy
+ENOUGH = 64  # tokens from which on the time that they took says how long others would take
 
 
 @dataclass(slots=True)
@@ -79,8 +80,8 @@ class KVStore:
 
     Attributes:
         memory: most bytes in memory; 0 keeps nothing there.
-        folder: directory for entries on disk, or None.
-        disk: most bytes on disk.
+        folder: directory for entries on disk, or None; what lies there is read, also where nothing is written.
+        disk: most bytes on disk; 0 writes nothing.
         disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.
         usage: what it has saved.
         hold: what it has of the memory budget; None outside one.
@@ -138,7 +139,7 @@ class KVStore:
             seconds: time that processing took.
             processed: tokens that were processed in that time.
         """
-        if seconds > 0 and processed > 0:
+        if seconds > 0 and processed >= ENOUGH:
             self._speed = seconds / processed
         known = tuple(tokens)
         if len(known) < LEAST or not (self.memory or self.disk):
@@ -176,13 +177,16 @@ class KVStore:
         if self.folder is None or not self.disk or cache is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(f"{key} {known}".encode()).hexdigest()[:32]
-        path = self.folder / f"{name}.safetensors"
-        temporary = self.folder / f".{name}.{os.getpid()}.safetensors"
+        path = self.file_of(key, known)
+        if path.exists():
+            path.touch()  # used last
+            return path
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
         if self.disk_bits:
             cache = [pack(layer, self.disk_bits) for layer in cache]
         cuts = "yes" if can_cut(cache) else "no"
         facts = {"key": key, "tokens": json.dumps(known), "bits": str(self.disk_bits), "cuts": cuts}
+        facts["speed"] = repr(self._speed)
         try:
             save_prompt_cache(str(temporary), cache, facts)
             temporary.replace(path)
@@ -196,6 +200,12 @@ class KVStore:
             if total > self.disk:
                 file.unlink(missing_ok=True)
         return path if path.exists() else None
+
+    def file_of(self, key: str, tokens: Sequence[int]) -> Path:
+        """Return where an entry is on disk, or would be."""
+        assert self.folder is not None
+        name = hashlib.sha256(f"{key} {self.disk_bits} {tuple(tokens)}".encode()).hexdigest()[:32]
+        return self.folder / f"{name}.safetensors"
 
     def save_all(self) -> int:
         """Write every entry in memory to disk and return how many files there are now."""
@@ -273,12 +283,13 @@ class KVStore:
         cache = [restore(c) if facts["bits"] != "0" else c for c in cache]
         mx.eval([a for c in cache for _, a in tree_flatten(c.state) if isinstance(a, mx.array)])
         self.usage.bytes_read += path.stat().st_size
+        self._speed = self._speed or float(facts["speed"])
         path.touch()
         return Entry(known, cache, sum(c.nbytes for c in cache)), length
 
     def _index(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
         """Return key and tokens of each file, and whether it can be cut back; read from the headers alone, once."""
-        if self.folder is None or not self.disk or not self.folder.is_dir():
+        if self.folder is None or not self.folder.is_dir():
             return {}
         if self._files is None:
             self._files = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, load_prompt_cache
 
 from mlxrag.errors import BadInput
@@ -62,6 +63,11 @@ def cut_back(cache: Sequence[Any], count: int) -> None:
     """Take the last `count` tokens out of every layer."""
     for layer in cache:
         layer.trim(count)
+
+
+def bytes_of(cache: Sequence[Any]) -> int:
+    """Return the bytes of what is in the caches, without the room that they have left to grow."""
+    return sum(a.nbytes for layer in cache for _, a in tree_flatten(layer.state) if isinstance(a, mx.array))
 
 
 def pack(layer: Any, bits: int) -> Any:

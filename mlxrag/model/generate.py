@@ -305,6 +305,13 @@ def prefill(
             store.put_segment(key, work.fed, work.cache)
 
 
+def processed(model: Model, tokens: Sequence[int], caching: Caching) -> list[Any]:
+    """Return the layers' caches after some tokens."""
+    work = Work([*tokens, tokens[-1]], make_prompt_cache(model.network, caching.max_kv_size))
+    prefill(model, work, caching)  # leaves the last one out
+    return work.cache
+
+
 def _tokens(
     model: Model,
     work: Work,

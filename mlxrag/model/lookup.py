@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,15 +30,12 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.model.cache_layers import can_cut, cut_back, quantize_cache
+from mlxrag.model.row_cost import TYPICAL
 from mlxrag.settings import Caching
 
 MATCH = 3  # tokens that must have occurred before
 LONGEST = 31  # drafted tokens at most
 SIZES = (3, 7, 15, 31)
-# Time of one pass over M rows against one row, until measured: a mid-size float32 network on a CPU,
-# and 4-bit affine weights on an M1 to M2 GPU, whose kernels take few rows one by one.
-TYPICAL: Mapping[int, float] = {1: 1.0, 2: 1.2, 4: 1.9, 8: 2.7, 16: 3.1, 32: 4.4}
-TYPICAL_AFFINE_GPU: Mapping[int, float] = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 6.3, 32: 6.9}
 
 Choose = Callable[[mx.array, int], tuple[mx.array, mx.array]]
 
@@ -326,36 +323,3 @@ def verified(
             token, logprob = following
             step += 1
             wanted = can_draft and bool(drafter.propose(limit - step - 1))
-
-
-def calibrate(network: nn.Module, context: int = 64, repeats: int = 3) -> dict[int, float]:
-    """Measure the time of a pass over 1, 2, 4, ... 32 rows against one row, after some context.
-
-    Cost: about `repeats` times 15 single steps.
-
-    Args:
-        network: the network.
-        context: tokens in the cache before the rows.
-        repeats: passes per number of rows; the quickest counts.
-    """
-    cache = make_prompt_cache(network)
-    network(mx.zeros((1, context), mx.int32), cache=cache)
-    mx.eval([c.state for c in cache])
-    if not can_cut(cache):
-        return dict(TYPICAL)
-    found = {}
-    for rows in TYPICAL:
-        times = []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            mx.eval(network(mx.zeros((1, rows), mx.int32), cache=cache))
-            times.append(time.perf_counter() - began)
-            cut_back(cache, rows)
-        found[rows] = min(times[1:])
-    return {rows: seconds / found[1] for rows, seconds in found.items()}
-
-
-def typical_cost(network: nn.Module) -> dict[int, float]:
-    """Return a table of costs to begin with, for this network on this machine."""
-    affine = any(getattr(m, "mode", "") == "affine" and hasattr(m, "bits") for _, m in network.named_modules())
-    return dict(TYPICAL_AFFINE_GPU if affine and mx.default_device() != mx.cpu else TYPICAL)

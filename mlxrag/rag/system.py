@@ -31,6 +31,7 @@ from mlxrag.model.lookup import Lookup
 from mlxrag.model.rerank import Reranker, load_reranker
 from mlxrag.model.row_cost import known_cost
 from mlxrag.rag.answer import REFUSAL, Answer, Turn, ask_text, make_answer, messages
+from mlxrag.rag.asked import note
 from mlxrag.rag.document import Hit
 from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
@@ -92,10 +93,29 @@ class System:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        self.close(keep=kind is None)
 
-    def close(self) -> None:
-        """Give back model, encoders, index and caches."""
+    def close(self, keep: bool = True) -> None:
+        """Give back model, encoders, index and caches.
+
+        Args:
+            keep: write keys and values to disk first, where the settings leave room for them there.
+
+        Raises:
+            MlxragError: they could not be written; everything is given back all the same.
+        """
+        try:
+            if keep:
+                self.store.save_all()
+        except (OSError, RuntimeError) as error:  # MLX's writer has no error of its own
+            raise MlxragError(
+                f"{self.store.folder}: keys and values of the prompts could not be kept: {error}; "
+                "free some space, or leave --cache-disk out"
+            ) from error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
         self.relief.unbind()
         self.store.close()
         self.model.close()
@@ -228,6 +248,8 @@ def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> It
         yield make_answer(question, REFUSAL, (), usage={"retrieval_seconds": round(retrieval, 4)}, **facts)
         return
     fitted = fit(system, question, hits, history)
+    if hits is found and not history and system.store.folder is not None:
+        note(system.store.folder.parent, system.index.name, fitted.hits)
     system.relief.asked = (len(fitted.ids) + system.settings.sampling.max_tokens, 1)
     pieces: list[Piece] = []
     generation = stream(

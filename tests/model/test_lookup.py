@@ -8,7 +8,7 @@ import pytest
 
 from mlxrag.model.generate import Request, complete
 from mlxrag.model.load import load
-from mlxrag.model.lookup import TYPICAL, Lookup, calibrate, typical_cost
+from mlxrag.model.lookup import Lookup
 from tests.toy_model import write_model
 
 
@@ -68,14 +68,6 @@ def test_prices_between_measured_sizes_lie_on_straight_lines() -> None:
     """And grow beyond the last."""
     lookup = Lookup(cost={1: 1.0, 3: 2.0})
     assert lookup.price(2) == pytest.approx(1.5) and lookup.price(6) == pytest.approx(4.0)
-
-
-def test_calibration_measures_the_network(tmp_path: Path) -> None:
-    """One row costs 1 by definition; the other sizes are there."""
-    with load(write_model(tmp_path / "toy")) as model:
-        cost = calibrate(model.network, repeats=1)
-        assert cost[1] == 1.0 and set(cost) == set(TYPICAL)
-        assert typical_cost(model.network) == dict(TYPICAL)
 
 
 def test_a_text_that_repeats_itself_is_drafted(tmp_path: Path) -> None:
