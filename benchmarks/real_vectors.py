@@ -49,14 +49,14 @@ def vectors(folder: Path, count: int, workspace: Path) -> tuple[np.ndarray, np.n
     done = np.load(kept) if kept.is_file() else np.empty((0, encoder.dimension), np.float16)
     wanted = texts(folder)[:count]
     while len(done) < len(wanted):
-        part = encode(encoder, wanted[len(done) : len(done) + TOGETHER], "passage", 1024)
+        part = encode(encoder, wanted[len(done) : len(done) + TOGETHER], "passage")
         done = np.concatenate([done, part.astype(np.float16)])
         draft = kept.with_name(f".{os.getpid()}.npy")
         np.save(draft, done)
         draft.replace(kept)
         print(f"{len(done)} of {len(wanted)} encoded", flush=True)
     found = done[: len(wanted)].astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True), encode(encoder, questions(folder), "question", 1024)
+    return found / np.linalg.norm(found, axis=1, keepdims=True), encode(encoder, questions(folder), "question")
 
 
 def main() -> None:

@@ -50,7 +50,9 @@ class Encoding(Table):
         0, ge=0, le=8, description="Quantize the encoder to this many bits on loading; 0 leaves it as it is."
     )
     encoder_max_tokens: int = Field(0, ge=0, description="Cut texts at this many tokens; 0 is the encoder's own limit.")
-    encode_tokens: int = Field(4096, ge=64, description="Tokens encoded at once, padding included.")
+    encode_tokens: int = Field(
+        0, ge=0, description="Tokens encoded at once, padding included; 0 takes 1024 on a CPU and 4096 on a GPU."
+    )
     question_prefix: str | None = Field(None, description="Put before each question; the encoder's own unless given.")
     passage_prefix: str | None = Field(None, description="Put before each passage; the encoder's own unless given.")
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from mlxrag import __version__
-from mlxrag.errors import BadInput, MlxragError
+from mlxrag.errors import BadInput, Mismatch, MlxragError
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
 from mlxrag.model.batch import complete_batch
@@ -35,7 +35,7 @@ from mlxrag.rag.asked import note
 from mlxrag.rag.document import Hit
 from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
-from mlxrag.rag.index import Index, open_index
+from mlxrag.rag.index import Index, open_index, wrong_encoder
 from mlxrag.rag.relief import Relief, persist, persist_many, spare, told, watch
 from mlxrag.rag.retrieve import retrieve, retrieve_many
 from mlxrag.settings import HOME, Settings, Table
@@ -172,6 +172,8 @@ def open_system(settings: Settings, workspace: Workspace, given: Collection[str]
             # Unless told otherwise, a question is encoded by what the index was made with.
             encoding = settings.encoding if "encoder" in given else opened.encoding
             encoder = load_encoder(encoding.encoder, workspace, encoding)
+            if encoder.fingerprint != opened.fingerprint:
+                raise Mismatch(wrong_encoder(opened, encoder))
         if opened is not None and settings.retrieval.reranker:
             reranker = load_reranker(settings.retrieval.reranker, workspace)
         if settings.memory.memory_budget:

@@ -1,32 +1,20 @@
 """`mlxrag ingest` and `mlxrag search`: results on stdout, one sentence on failure, exit codes."""
 
 import json
+import os
 
 import pytest
 
-from mlxrag.cli.main import main
 from mlxrag.cli.search import snippet
 from tests.toy_encoder import write_encoder
 
 
 @pytest.fixture
-def mlxrag(tmp_path, capsys, monkeypatch):
-    """Run a command and return `(exit code, stdout, stderr)`."""
-    encoder = str(write_encoder(tmp_path / "encoder"))
+def mlxrag(tmp_path, monkeypatch, command):
+    """Run a command in a workspace of its own, with a toy encoder."""
     monkeypatch.setenv("MLXRAG_WORKSPACE", str(tmp_path / "ws"))
-    monkeypatch.setenv("MLXRAG_ENCODER", encoder)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["mlxrag", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    monkeypatch.setenv("MLXRAG_ENCODER", str(write_encoder(tmp_path / "encoder")))
+    return command
 
 
 @pytest.fixture
@@ -128,6 +116,51 @@ def test_wrong_encoder_and_damaged_index_say_rebuild(mlxrag, docs, tmp_path):
         assert code == 1 and "--rebuild" in err and err.count("\n") == 1
     assert mlxrag("ingest", docs, "--rebuild")[0] == 0
     assert mlxrag("search", "owl")[0] == 0
+
+
+def test_the_same_encoder_with_other_weights_is_told_from_another_encoder(mlxrag, docs, tmp_path):
+    """The sentence does not say that the encoder X was used and not X."""
+    mlxrag("ingest", docs)
+    write_encoder(tmp_path / "encoder", seed=9)
+    for command in (("search", "owl"), ("ask", "owl?"), ("ingest", docs)):
+        code, out, err = mlxrag(*command)
+        assert code == 1 and out == "" and "other files or settings of the encoder" in err and "--rebuild" in err
+        assert err.count(str(tmp_path / "encoder")) == 1 and err.count("\n") == 1
+
+
+def test_files_that_cannot_be_opened_are_refused_with_the_reason(mlxrag, docs):
+    """A pipe, a link to nowhere and a forbidden file cost a row each, and never the job."""
+    os.mkfifo(docs / "pipe.txt")
+    (docs / "gone.md").symlink_to(docs / "nowhere.md")
+    (docs / "secret.txt").write_text("none of your business")
+    (docs / "secret.txt").chmod(0)
+    code, out, _ = mlxrag("ingest", docs, "--json")
+    value = json.loads(out)
+    reasons = {row["source"]: row["reason"] for row in value["refused"]}
+    assert code == 0 and value["indexed"] >= 2
+    assert "pipe" in reasons["docs/pipe.txt"] and reasons["docs/gone.md"]
+    assert os.geteuid() == 0 or "permission denied" in reasons["docs/secret.txt"]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(mlxrag, docs, monkeypatch):
+    """What was indexed before is still found, and the same command goes on when there is room."""
+    mlxrag("ingest", docs)
+    (docs / "long.txt").write_text("\n\n".join(f"Chapter {i}. The emu runs {i} miles." for i in range(4000)))
+
+    def small(path):
+        db = whole(path)
+        db.execute("PRAGMA max_page_count = 60")
+        return db
+
+    from mlxrag.rag import store
+
+    whole = store.connect
+    monkeypatch.setattr(store, "connect", small)
+    code, out, err = mlxrag("ingest", docs)
+    assert code == 1 and out == "" and "the disk is full" in err and err.count("\n") == 1
+    monkeypatch.setattr(store, "connect", whole)
+    assert json.loads(mlxrag("search", "owl", "--retriever", "lexical", "--json")[1])["hits"]
+    assert json.loads(mlxrag("ingest", docs, "--json")[1])["indexed"] == 1
 
 
 def test_a_mistyped_path_does_not_cost_the_index(mlxrag, docs, tmp_path):
