@@ -129,7 +129,7 @@ def report(
     from mlxrag import settings as s
     from mlxrag.experiment import report as reports
     from mlxrag.experiment.compare import pairs
-    from mlxrag.experiment.known import of_runs
+    from mlxrag.experiment.known import of_comparison, of_runs
     from mlxrag.workspace import open_workspace, resolve
 
     ws = open_workspace(workspace)
@@ -143,7 +143,12 @@ def report(
     else:
         from dataclasses import replace
 
-        given = of_runs(runs, s.read(config, flags).experimenting, ws)
+        settings = s.read(config, flags).experimenting
+        if len(runs) == 1 and first.manifest.get("what") == "ab":
+            changes = {k: v for k, v in settings if k in s.given(config, flags)}
+            given = of_comparison(first, changes, ws)
+        else:
+            given = of_runs(runs, settings, ws)
         if all_pairs:
             given = replace(given, which=pairs(list(given.scores), against_first=False))
         made = reports.build(given)

@@ -53,6 +53,11 @@ def shared(command: Command) -> Command:
         type=click.Path(path_type=Path, dir_okay=False),
         help="TOML file with settings; a flag wins over it.",
     )(command)
+    return workspace_option(machine_options(command))
+
+
+def machine_options(command: Command) -> Command:
+    """Add `--device` and `--memory-budget`, which reach the command, and what it starts, by the environment."""
     for flag, variable, kind, text in (
         ("--device", "MLXRAG_DEVICE", click.Choice(["auto", "gpu", "cpu"]), "Where the model computes."),
         ("--memory-budget", "MLXRAG_MEMORY_BUDGET", str, "Most memory for everything mlxrag holds, such as 6GB."),
@@ -60,7 +65,7 @@ def shared(command: Command) -> Command:
         command = click.option(flag, type=kind, expose_value=False, help=text, callback=_to_environment(variable))(
             command
         )
-    return workspace_option(command)
+    return command
 
 
 def _to_environment(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:

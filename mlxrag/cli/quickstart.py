@@ -7,21 +7,26 @@ goes on after the last of them.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlxrag.cli.options import workspace_option
+from mlxrag.cli.options import machine_options, workspace_option
 
 NAME = "quickstart"
+
+Answered = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +38,39 @@ class Loop:
         file: what is written after each step.
         done: answers of the finished steps, by title.
         quiet: print nothing but the last answer.
+        held: file descriptor of the lock; commands inherit it, so that one which outlives this process holds it on.
     """
 
     root: Path
     file: Path
     done: dict[str, Any]
     quiet: bool
+    held: int | None = None
 
-    def step(self, title: str, why: str, *args: str) -> dict[str, Any]:
+    def step(self, title: str, why: str, *args: str, says: Callable[[Answered], str]) -> dict[str, Any]:
         """Run one command unless it was run, and return what it answered.
+
+        Args:
+            title: of the step.
+            why: what it does, in plain words.
+            args: the command.
+            says: answer -> what came of it, in plain words.
 
         Raises:
             MlxragError: the command failed; what it said is the message.
         """
-        from mlxrag.cli import show
         from mlxrag.errors import MlxragError
         from mlxrag.workspace import write_json
 
-        if not self.quiet:
-            show.say(f"\n{title}: {why}")
-            show.say("  $ mlxrag " + shlex.join(args))
+        self.say(f"\n{[*self.done, title].index(title) + 1}. {title}: {why}.")
+        self.say("   $ mlxrag " + shlex.join(args))
         if title in self.done:
-            if not self.quiet:
-                show.say("  done before")
+            self.say(f"   done before: {says(self.done[title])}")
             return dict(self.done[title])
         started = time.monotonic()
         command = [sys.executable, "-m", "mlxrag", *args, "--workspace", str(self.root), "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        passed = () if self.held is None else (self.held,)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=passed) as child:
             try:
                 out, _ = child.communicate()
             except KeyboardInterrupt:
@@ -67,16 +78,22 @@ class Loop:
                 raise
         if child.returncode == 130:
             raise KeyboardInterrupt
-        if child.returncode not in (0, 3):
+        if child.returncode:
             raise MlxragError(
                 f"the step {title!r} failed; what is finished is kept, run mlxrag quickstart again to go on"
             )
         answer: dict[str, Any] = json.loads(out)
         self.done[title] = answer
         write_json(self.file, self.done)
-        if not self.quiet:
-            show.say(f"  {time.monotonic() - started:.0f} s")
+        self.say(f"   {says(answer)} ({time.monotonic() - started:.0f} s)")
         return answer
+
+    def say(self, text: str) -> None:
+        """Print a remark, unless only the last answer is wanted."""
+        from mlxrag.cli import show
+
+        if not self.quiet:
+            show.say(text)
 
 
 @click.command()
@@ -86,6 +103,7 @@ class Loop:
 @click.option("--iters", default=300, show_default=True, type=click.IntRange(1), help="Batches to train on.")
 @click.option("--again", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@machine_options
 @workspace_option
 def quickstart(
     docs: tuple[Path, ...],
@@ -103,7 +121,7 @@ def quickstart(
     from mlxrag.cli import show
     from mlxrag.cli.quickstart_page import write_page
     from mlxrag.errors import BadInput
-    from mlxrag.workspace import open_workspace, write_text
+    from mlxrag.workspace import open_workspace
 
     paths = [p.expanduser().resolve() for p in docs] or [
         Path(__file__).resolve().parent.parent / "samples" / "documents"
@@ -115,50 +133,105 @@ def quickstart(
     key = hashlib.sha256(json.dumps([*map(str, paths), model, num_questions, iters]).encode()).hexdigest()[:12]
     folder = root / NAME / key
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "steps.json"
-    done = json.loads(file.read_text()) if file.is_file() and not again else {}
-    loop, name = Loop(root, file, done, as_json), f"{NAME}-{key[:6]}"
-
-    ingested = loop.step("Read", "your files become passages in an index", "ingest", *map(str, paths), "--index", name)
-    made = loop.step(
-        "Question", "questions with known answers are made from the passages and checked",
-        "data", "make", "--name", name, "--index", name, "--model", model, "--num-questions", str(num_questions),
-        "--shares", "0.55,0.1,0.35",
-    )  # fmt: skip
-    data = f"{made['name']}@{made['version']}"
-    base, tuned = folder / "base.toml", folder / "tuned.toml"
-    write_text(base, _system(name, model, ""))
-    measured = loop.step(
-        "Measure", "the model as it is answers the questions it will be tested on",
-        "eval", "run", str(base), "--data", data, "--split", "test", "--name", f"{name}-base",
-    )  # fmt: skip
-    trained = loop.step(
-        "Train", "an adapter learns from the other questions, whose documents are not in the test",
-        "adapter", "train", "--model", model, "--data", data, "--name", name, "--iters", str(iters),
-        "--learning-rate", "5e-4", "--rank", "16", "--steps-per-eval", "50", "--val-batches", "-1",
-    )  # fmt: skip
-    write_text(tuned, _system(name, model, f"{trained['name']}@{trained['version']}"))
-    compared = loop.step(
-        "Compare", "both answer the same questions, side by side",
-        "ab", "run", str(base), str(tuned), "--data", data, "--split", "test", "--name", f"{name}-ab",
-    )  # fmt: skip
-    verdict = judge(compared)
-    if verdict["word"] == "better":
-        where = "" if workspace is None else f" --workspace {root}"
-        verdict["next"] = f'mlxrag ask "your question" --config {tuned}{where}'
-    page = write_page(folder / "report.html", ingested, made, measured, trained, compared, verdict)
+    started = time.monotonic()
+    with _alone(folder, as_json) as held:
+        file = folder / "steps.json"
+        done = json.loads(file.read_text()) if file.is_file() and not again else {}
+        loop = Loop(root, file, done, as_json, held)
+        name = f"{NAME}-{key[:6]}"
+        answers = _steps(loop, paths, model, num_questions, iters, name, folder)
+        verdict = judge(answers["Compare"])
+        where = "" if workspace is None else f" --workspace {shlex.quote(str(root))}"
+        verdict["next"] = _next(verdict["word"], answers, folder, docs, num_questions, iters, where)
+        said = {**verdict, "title": SAID[verdict["word"]], "kept": KEPT[verdict["word"]]}
+        page = write_page(folder / "report.html", answers, said)
+    made, trained = answers["Question"], answers["Train"]
     value = {
-        "verdict": verdict["word"], "sentence": verdict["sentence"], "index": name, "dataset": data,
-        "adapter": trained["path"], "comparison": compared["path"], "report": str(page), "next": verdict["next"],
+        "verdict": verdict["word"], "sentence": verdict["sentence"], "index": name, "dataset": _ref(made),
+        "adapter": trained["path"], "model": answers["Keep"]["path"] if "Keep" in answers else None,
+        "comparison": answers["Compare"]["path"], "report": str(page), "next": verdict["next"],
+        "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
 
     def draw() -> None:
-        click.echo(f"\n{verdict['sentence']}\nReport: {page}\nNext: {verdict['next']}")
+        click.echo(f"\n{SAID[verdict['word']]}. {verdict['sentence']}")
+        click.echo(f"{KEPT[verdict['word']]}\nAdapter: {trained['path']}\nReport: {page}\nNext: {verdict['next']}")
 
     show.result(value, as_json, draw)
 
 
-def judge(compared: dict[str, Any]) -> dict[str, str]:
+SAID = {
+    "better": "With the adapter the answers are better",
+    "worse": "With the adapter the answers are worse",
+    "not distinguishable": "With and without the adapter the answers are not distinguishable",
+}
+KEPT = {
+    "better": "It is fused into the model, which answers as the two did, without the adapter's cost.",
+    "worse": "The model is kept as it was; the adapter lies beside it and is not used.",
+    "not distinguishable": "The model is kept as it was, since an adapter that is not shown to help is not used. That does not mean "
+    "that both are alike: the interval says what is still possible.",
+}
+
+
+def _steps(
+    loop: Loop, paths: list[Path], model: str, num_questions: int, iters: int, name: str, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Run the steps and return their answers, by title."""
+    from mlxrag.workspace import write_text
+
+    found: dict[str, dict[str, Any]] = {}
+    found["Read"] = loop.step(
+        "Read", "your files become passages in an index", "ingest", *map(str, paths), "--index", name,
+        says=lambda a: f"{a['documents']} documents became {a['passages']} passages"
+        + (f"; {len(a['refused'])} files could not be read" if a["refused"] else ""),
+    )  # fmt: skip
+    made = found["Question"] = loop.step(
+        "Question", "questions with known answers are made from the passages, checked, and split by document",
+        "data", "make", "--name", name, "--index", name, "--model", model, "--num-questions", str(num_questions),
+        "--shares", "0.55,0.1,0.35", "--keep-hard",
+        says=lambda a: f"{a['kept']} questions kept of {a['proposed']}: {a['counts'].get('train', 0)} to learn from, "
+        f"{a['counts'].get('valid', 0)} to stop by, {a['counts'].get('test', 0)} to be tested on",
+    )  # fmt: skip
+    data = _ref(made)
+    base, tuned, fused = (folder / f"{system}.toml" for system in ("base", "tuned", "fused"))
+    write_text(base, _system(name, model, ""))
+    found["Measure"] = loop.step(
+        "Measure", "the model as it is answers the questions it will be tested on",
+        "eval", "run", str(base), "--data", data, "--split", "test", "--name", f"{name}-base", says=_score,
+    )  # fmt: skip
+    trained = found["Train"] = loop.step(
+        "Train", "an adapter learns from the other questions, whose documents are not in the test",
+        "adapter", "train", "--model", model, "--data", data, "--name", name, "--iters", str(iters),
+        "--learning-rate", "5e-4", "--rank", "16", "--steps-per-eval", str(max(1, iters // 6)), "--val-batches", "-1",
+        says=_learnt,
+    )  # fmt: skip
+    write_text(tuned, _system(name, model, _ref(trained)))
+    found["Measure again"] = loop.step(
+        "Measure again", "the model with the adapter answers the same questions",
+        "eval", "run", str(tuned), "--data", data, "--split", "test", "--name", f"{name}-tuned", says=_score,
+    )  # fmt: skip
+    compared = found["Compare"] = loop.step(
+        "Compare", "both answer once more, side by side, and are timed in turn",
+        "ab", "run", str(base), str(tuned), "--data", data, "--split", "test", "--name", f"{name}-ab",
+        says=lambda a: str(a["verdicts"][0]),
+    )  # fmt: skip
+    if judge(compared)["word"] == "better":
+        kept = found["Keep"] = loop.step(
+            "Keep", "the adapter is better, so it is fused into the model",
+            "adapter", "fuse", _ref(trained), "--model", model, "--name", f"{name}-fused",
+            says=lambda a: "the fused model keeps "
+            + (f"{a['kept']:.0%} of what the adapter changed" if a.get("kept") is not None else "the adapter's change"),
+        )  # fmt: skip
+        write_text(fused, _system(name, _ref(kept), ""))
+    found["Advise"] = loop.step(
+        "Advise", "all that was measured is looked through for what to do next",
+        "ab", "advise", "--data", data, "--out", str(folder / "advice"),
+        says=lambda a: str(a["advices"][0]["text"]) if a["advices"] else "no rule has anything to say",
+    )  # fmt: skip
+    return found
+
+
+def judge(compared: Answered) -> dict[str, str]:
     """Return the verdict on the adapter: better, worse, or not distinguishable, with the sentence of the comparison.
 
     Args:
@@ -168,12 +241,60 @@ def judge(compared: dict[str, Any]) -> dict[str, str]:
     p = first["corrected"] if first.get("corrected") is not None else first["p"]
     clear = p is not None and p < 0.05
     word = "not distinguishable" if not clear else "better" if first["difference"] > 0 else "worse"
-    steps = {
-        "better": "",
-        "worse": "keep the base model; look at the losses in the report, then train with a smaller --learning-rate",
-        "not distinguishable": "make more questions (--num-questions) or train longer (--iters), then compare again",
-    }
-    return {"word": word, "sentence": str(compared["verdicts"][0]), "next": steps[word]}
+    return {"word": word, "sentence": str(compared["verdicts"][0])}
+
+
+def _next(
+    word: str, answers: Mapping[str, Answered], folder: Path, docs: tuple[Path, ...], questions: int, iters: int, where: str
+) -> str:  # fmt: skip
+    """Return the command to type: ask where it got better, else the experiment that tells most, else more of the same."""
+    if word == "better":
+        return f'mlxrag ask "your question" --config {shlex.quote(str(folder / "fused.toml"))}{where}'
+    planned = [e["commands"] for e in answers["Advise"]["experiments"] if e["commands"]]
+    if planned:
+        return str(planned[0][0])
+    said = "".join(f" {shlex.quote(str(d))}" for d in docs)
+    return f"mlxrag quickstart{said} --num-questions {2 * questions} --iters {2 * iters}{where}"
+
+
+@contextmanager
+def _alone(folder: Path, quiet: bool) -> Iterator[int]:
+    """Hold the lock of a loop; wait for a step that a killed loop has left running, so that no two do the same."""
+    from mlxrag.cli import show
+
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not quiet:
+                show.say(
+                    "the same quickstart is at work, or the last step of one that was stopped; waiting for it to end"
+                )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def _ref(answer: Answered) -> str:
+    return f"{answer['name']}@{answer['version']}"
+
+
+def _score(measured: Answered) -> str:
+    f = measured["figures"].get("correct") or {}
+    if f.get("mean") is None:
+        return f"{measured['examples']} questions, none with a score"
+    bounds = "" if f.get("low") is None else f" ({100 * f['low']:.0f} to {100 * f['high']:.0f})"
+    return f"{100 * f['mean']:.0f} % of {f['n']} answers are right{bounds}"
+
+
+def _learnt(trained: Answered) -> str:
+    scores = trained.get("scores") or {}
+    base, best = scores.get("base") or {}, scores.get("best") or {}
+    if base.get("valid_loss") is None or best.get("valid_loss") is None:
+        return f"learnt for {scores.get('iterations', 0)} batches"
+    return (
+        f"the loss on questions it did not learn from went from {base['valid_loss']:.3f} to {best['valid_loss']:.3f} "
+        f"(batch {best['iteration']} of {scores['iterations']}, which is kept)"
+    )
 
 
 def _system(index: str, model: str, adapter: str) -> str:

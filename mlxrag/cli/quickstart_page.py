@@ -11,17 +11,21 @@ from jinja2 import ChoiceLoader, PackageLoader
 from mlxrag.evaluate.page import environment
 from mlxrag.workspace import write_text
 
+# Measures that say something to everyone; the others are in the comparison's own report.
+SHOWN = ("correct", "exact", "f1", "refusal", "hit_at_1", "faithful_overlap", "answer_words")
 
-def write_page(
-    path: Path, ingested: Mapping[str, Any], made: Mapping[str, Any], measured: Mapping[str, Any],
-    trained: Mapping[str, Any], compared: Mapping[str, Any], verdict: Mapping[str, str],
-) -> Path:  # fmt: skip
-    """Write the page from what the steps answered, and return its path."""
+
+def write_page(path: Path, answers: Mapping[str, Mapping[str, Any]], verdict: Mapping[str, str]) -> Path:
+    """Write the page from what the steps answered, by title, and return its path."""
     pages = environment()
     assert pages.loader is not None
     pages.loader = ChoiceLoader([PackageLoader("mlxrag.cli", "templates"), pages.loader])
+    compared = answers["Compare"]["comparisons"]
+    chosen = [c for c in compared if c["measure"] in SHOWN and c["difference"] is not None]
     text = pages.get_template("quickstart.html").render(
-        ingested=ingested, made=made, measured=measured, trained=trained, compared=compared, verdict=verdict
-    )
+        ingested=answers["Read"], made=answers["Question"], measured=answers["Measure"], again=answers["Measure again"],
+        trained=answers["Train"], compared=answers["Compare"], kept=answers.get("Keep"), advised=answers["Advise"],
+        rows=chosen or compared, first=compared[0], verdict=verdict,
+    )  # fmt: skip
     write_text(path, text)
     return path

@@ -25,10 +25,11 @@ from mlxrag.model.generate import Request
 from mlxrag.model.rerank import load_reranker
 from mlxrag.rag.answer import REFUSAL, Answer, make_answer
 from mlxrag.rag.document import Hit
+from mlxrag.rag.fit import Fitted, fit
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import open_index
 from mlxrag.rag.retrieve import retrieve_many
-from mlxrag.rag.system import Fitted, System, advised, finish, fit, open_system, usage_of
+from mlxrag.rag.system import System, advised, finish, open_system, usage_of
 from mlxrag.workspace import Workspace
 
 

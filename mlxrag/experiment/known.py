@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,8 +21,8 @@ from mlxrag.evaluate.run import Row, read_rows
 from mlxrag.experiment.arms import answer_block, open_group, share
 from mlxrag.experiment.compare import Scores, pairs
 from mlxrag.experiment.cost import foreseen
-from mlxrag.experiment.plan import Plan, Variant, plan, read_variants
-from mlxrag.experiment.report import Material, read_measures
+from mlxrag.experiment.plan import PLAN, Plan, Variant, from_json, plan, read_variants
+from mlxrag.experiment.report import Material, of_run, read_measures
 from mlxrag.experiment.statistics import Differences, differences, standard_error
 from mlxrag.settings import Experimenting
 from mlxrag.workspace import Artefact, Workspace, resolve
@@ -163,6 +164,18 @@ def prepare(
     made = plan(name, variants, dataset, split, settings, pilot=known)
     cost = foreseen(variants, share(variants), len(made.questions), workspace, seconds)
     return replace(made, cost=cost)
+
+
+def of_comparison(run: Artefact, changes: Mapping[str, Any], workspace: Workspace) -> Material:
+    """Return what a report on a comparison is made of, decided otherwise than it was planned where `changes` say so."""
+    made = from_json(json.loads((run.path / PLAN).read_text(encoding="utf-8")))
+    about = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    words = [f"{key} is {value}, planned was {getattr(made.settings, key)}" for key, value in changes.items()]
+    made = replace(
+        made, settings=made.settings.model_copy(update=changes), primary=changes.get("primary") or made.primary,
+        warnings=(*made.warnings, *words),
+    )  # fmt: skip
+    return of_run(run.path, made, about, _examples([run], workspace), run.name)
 
 
 def of_runs(refs: Sequence[str], settings: Experimenting, workspace: Workspace) -> Material:

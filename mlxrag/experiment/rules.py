@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from mlxrag.experiment import failures
-from mlxrag.experiment.advice import MATTERS, Advice, Experiment, Gain, size
+from mlxrag.experiment.advice import FEWEST, MATTERS, Advice, Experiment, Gain, size
 from mlxrag.experiment.evidence import Case, Contest, Evidence
 
 STEADY = 0.01  # relative fall of the validation loss in its last quarter from which a training was still learning
@@ -197,8 +197,9 @@ RULES: tuple[Rule, ...] = (
 
 
 def _newest(contests: Sequence[Contest]) -> list[Contest]:
-    """Return the newest comparison of each pair of systems on the same questions."""
-    return list({(*sorted(c.fingerprints), c.questions): c for c in contests}.values())
+    """Return the newest comparison of each pair of systems on the same questions, where there were enough of those."""
+    found = {(*sorted(c.fingerprints), c.questions): c for c in contests}
+    return [c for c in found.values() if c.row["n"] >= FEWEST]
 
 
 def _spread(c: Contest) -> float:

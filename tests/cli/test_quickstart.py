@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from mlxrag import settings
-from mlxrag.cli.quickstart import Loop, _system, judge
-from mlxrag.errors import MlxragError
+from mlxrag.cli import quickstart as module
+from mlxrag.cli.quickstart import Loop, _alone, _system, judge, quickstart
+from mlxrag.errors import BadInput, MlxragError
 
 
-def compared(difference: float, p: float | None, corrected: float | None = None) -> dict[str, object]:
+def compared(difference: float, p: float | None, corrected: float | None = None) -> dict[str, Any]:
+    row = {"measure": "correct", "mean_a": 0.5, "mean_b": 0.5 + difference, "difference": difference, "low": None,
+           "high": None, "n": 30, "p": p, "corrected": corrected}  # fmt: skip
     return {
-        "verdicts": ["B answers better."],
-        "comparisons": [{"difference": difference, "p": p, "corrected": corrected}],
+        "verdicts": ["B answers <b>."],
+        "comparisons": [row],
+        "time_ratios": [],
+        "path": "/c",
+        "report": "/c/r.html",
     }
 
 
@@ -49,11 +59,11 @@ def test_a_step_that_is_done_is_not_run_again(tmp_path: Path) -> None:
     """A step answers what its command answered, is written down, and is skipped the next time."""
     loop = Loop(tmp_path, tmp_path / "steps.json", {}, quiet=True)
     (tmp_path / "note.md").write_text("# Leave\n\nEvery employee has 28 days of leave.\n")
-    answer = loop.step("Read", "", "ingest", str(tmp_path / "note.md"))
+    answer = loop.step("Read", "", "ingest", str(tmp_path / "note.md"), says=str)
     assert answer["indexed"] == 1
     done = json.loads((tmp_path / "steps.json").read_text())
     again = Loop(tmp_path, tmp_path / "steps.json", done, quiet=True)
-    assert again.step("Read", "", "ingest", "/no/such/file") == answer
+    assert again.step("Read", "", "ingest", "/no/such/file", says=str) == answer
 
 
 def test_a_step_that_fails_stops_the_loop_and_keeps_what_is_done(
@@ -62,5 +72,76 @@ def test_a_step_that_fails_stops_the_loop_and_keeps_what_is_done(
     """The command's own sentence is shown; the loop says how to go on."""
     loop = Loop(tmp_path, tmp_path / "steps.json", {"Read": {}}, quiet=True)
     with pytest.raises(MlxragError, match="run mlxrag quickstart again"):
-        loop.step("Question", "", "ingest", str(tmp_path / "none"))
+        loop.step("Question", "", "ingest", str(tmp_path / "none"), says=str)
     assert "none" in capfd.readouterr().err and set(loop.done) == {"Read"}
+
+
+def test_a_second_loop_waits_for_what_the_first_left_running(tmp_path: Path) -> None:
+    """The lock goes on with the command that inherited it, so a killed loop's last step is not done twice at once."""
+    held = (tmp_path / "lock").open("a")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    entered = threading.Event()
+
+    def second() -> None:
+        with _alone(tmp_path, quiet=True):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert not entered.wait(0.2)
+    held.close()
+    assert entered.wait(10)
+    thread.join()
+
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "Read": {"documents": 3, "passages": 9, "indexed": 3, "unchanged": 0, "refused": [{"source": "x", "reason": "<i>"}]},
+    "Question": {"name": "q", "version": "v1", "kept": 40, "proposed": 60, "gates": {"new": 2},
+                 "counts": {"train": 20, "valid": 5, "test": 15}},
+    "Measure": {"figures": {"correct": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 15}}, "examples": 15, "report": "/m"},
+    "Train": {"name": "a", "version": "v1", "path": "/a", "scores": {"iterations": 6, "base": {"valid_loss": 2.0},
+              "best": {"valid_loss": 1.0, "iteration": 5}}},
+    "Measure again": {"figures": {}, "examples": 15, "report": "/n"},
+    "Keep": {"name": "f", "version": "v1", "path": "/f", "kept": 0.99},
+    "Advise": {"advices": [{"text": "try", "evidence": "e", "gain": {"words": "w"}, "source": "s"}], "page": "/advice",
+               "experiments": [{"commands": ["mlxrag ab plan next"]}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "word", "next_", "kept"),
+    [
+        (0.2, 0.001, "better", 'mlxrag ask "your question" --config', True),
+        (-0.2, 0.001, "worse", "mlxrag ab plan next", False),
+        (0.0, 0.9, "not distinguishable", "mlxrag ab plan next", False),
+    ],
+)
+def test_the_loop_ends_with_an_adapter_a_report_and_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float, p: float, word: str, next_: str, kept: bool
+) -> None:
+    """Whatever the verdict: it is on the page, what the files are called is escaped, and only a better adapter is fused."""
+    asked: list[tuple[str, ...]] = []
+
+    def step(self: Loop, title: str, why: str, *args: str, says: Any) -> dict[str, Any]:
+        answer = compared(difference, p) if title == "Compare" else ANSWERS[title]
+        asked.append(args)
+        assert says(answer)
+        self.done[title] = answer
+        return answer
+
+    monkeypatch.setattr(module.Loop, "step", step)
+    args = ["--workspace", str(tmp_path / "ws"), "--json"]
+    value = json.loads(CliRunner().invoke(quickstart, args, catch_exceptions=False).stdout)
+    assert value["verdict"] == word and value["next"].startswith(next_) and value["adapter"] == "/a"
+    assert value["model"] == ("/f" if kept else None)
+    assert any(a[:2] == ("adapter", "fuse") for a in asked) == kept
+    page = Path(value["report"]).read_text()
+    assert module.SAID[word] in page and "&lt;i&gt;" in page and "B answers &lt;b&gt;" in page
+    drawn = CliRunner().invoke(quickstart, args[:-1], catch_exceptions=False).stdout
+    assert "Next: mlxrag" in drawn and "Report: " in drawn
+
+
+def test_documents_that_are_not_there_are_said_before_anything_is_done(tmp_path: Path) -> None:
+    """A mistyped folder costs nothing."""
+    with pytest.raises(BadInput, match="no such file or folder"):
+        CliRunner().invoke(quickstart, [str(tmp_path / "docs")], catch_exceptions=False)
