@@ -36,8 +36,9 @@ from mlxrag.rag.document import Hit
 from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import Index, open_index, wrong_encoder
-from mlxrag.rag.relief import Relief, persist, persist_many, spare, told, watch
+from mlxrag.rag.relief import persist, persist_many, spare, told
 from mlxrag.rag.retrieve import retrieve, retrieve_many
+from mlxrag.rag.rungs import Relief, watch
 from mlxrag.settings import HOME, Settings, Table
 from mlxrag.workspace import Workspace
 
