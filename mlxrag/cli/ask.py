@@ -80,8 +80,8 @@ def draw(answer: Answer) -> None:
 
 
 def warnings(answer: Answer) -> list[str]:
-    """Return what to say about an answer that is not as it should be."""
-    found = []
+    """Return what to say of how an answer came about, and of what is not as it should be."""
+    found = [f"Searched for: {answer.searched}"] if answer.searched else []
     if answer.cites_nothing:
         found.append("This answer cites no passage; check it against the documents.")
     if answer.wrong_citations:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlxrag.rag.system import System
     from mlxrag.workspace import Workspace
 
-HELP = "Ask; /new begins anew, /quit or an end of file ends."
+HELP = "Ask; /new begins anew, /quit or an end of file ends; Ctrl-C stops an answer."
 
 
 @click.command()
@@ -65,10 +65,13 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
                             click.echo(json.dumps(part.as_json(), ensure_ascii=False, allow_nan=False))
                         else:
                             draw(part)
+                            click.echo()
                     elif not as_json:
                         click.echo(part, nl=False)
             except MlxragError as error:
                 show.say(f"mlxrag: {error}")
+            except KeyboardInterrupt:
+                show.say("\nStopped; that question is not part of the conversation.")
 
 
 def _renew(system: System, workspace: Workspace, failed: str) -> str:
@@ -89,8 +92,11 @@ def _renew(system: System, workspace: Workspace, failed: str) -> str:
 
 
 def _read() -> str | None:
-    """Return the next line without its end, or None at the end of the input."""
+    """Return the next line without its end, or None at the end of the input or at Ctrl-C."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        return None
     return line.strip() if line else None

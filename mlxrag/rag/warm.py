@@ -18,7 +18,8 @@ from mlxrag.model.cache_layers import bytes_of, pack
 from mlxrag.model.generate import processed
 from mlxrag.rag.asked import popular
 from mlxrag.rag.document import Hit
-from mlxrag.rag.system import System, fit
+from mlxrag.rag.fit import fit
+from mlxrag.rag.system import System
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,28 @@ def test_chat_streams_and_goes_on_after_a_question_that_fails(world: Path, comma
     assert code == 0 and "shorten it" in err and out.strip() and "Traceback" not in err
 
 
+def test_chat_says_what_it_searched_for_and_ctrl_c_stops_one_answer(
+    world: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversation goes on without the question that was stopped."""
+    from mlxrag.rag import system
+
+    whole, asked_for = system.stream_answer, []
+
+    def stopped(opened: Any, question: str, history: Any = ()) -> Any:
+        asked_for.append((question, len(history)))
+        for part in whole(opened, question, history):
+            yield part
+            if len(asked_for) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(system, "stream_answer", stopped)
+    typed = "When does the shop open?\nWho wrote that?\nAnd on Sunday?\n"
+    code, _, err = command("chat", "--model", world / "plain", typed=typed)
+    assert code == 0 and "Stopped" in err and "Searched for: When does the shop open? And on Sunday?" in err
+    assert [n for _, n in asked_for] == [0, 1, 1]
+
+
 def test_generate_prints_like_mlx_lm_and_answers_in_json(world: Path, command: Command) -> None:
     """Between two lines of ten signs, with tokens per second after it; as JSON with text and usage."""
     code, out, _ = command("generate", "--prompt", "hello", "--max-tokens", 6)

@@ -13,10 +13,11 @@ from mlxrag.model.encode import load_encoder
 from mlxrag.model.load import load
 from mlxrag.rag.answer import Answer
 from mlxrag.rag.document import Hit, Passage
+from mlxrag.rag.fit import fit
 from mlxrag.rag.follow_up import by_asking, by_rule, standalone
 from mlxrag.rag.index import open_index
 from mlxrag.rag.ingest import ingest
-from mlxrag.rag.system import Asked, System, advised, ask, ask_many, fit, open_system, stream_answer
+from mlxrag.rag.system import Asked, System, advised, ask, ask_many, open_system, stream_answer
 from mlxrag.settings import Caching, Encoding, ModelSettings, Retrieval, Sampling, Settings
 from mlxrag.workspace import Workspace, open_workspace
 from tests.toy_encoder import write_encoder
