@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .forms import moved, write
+from .forms import moved, wrapped, write
 from .kinds import Kind, made_up
 from .schema import Fact, Schema, Section, choose, fill, sample
 from .sheet import Piece, Sheet, Turn, casual
@@ -51,7 +51,14 @@ def _distinct(facts: Sequence[Fact]) -> list[Fact]:
     return kept
 
 
+LABELLED = (
+    "{l} of {e}", "{e} {l}", "{e}: {l}?", "{l} {e}", "What is the {l} of {e}?", "{l} for {e}?", "{e}, {l}?", "What's the {l} of the {e}?"
+)  # fmt: skip
+
+
 def _question(schema: Schema, values: Mapping[str, str], slot: str, r: random.Random) -> str:
+    if "e" in values and schema.labels.get(slot) and r.random() < 0.25:
+        return casual(r.choice(LABELLED).format(l=r.choice(list(schema.labels[slot])), e=values["e"]), r)
     return casual(fill(choose(r.choice(list(schema.questions[slot])), r), values).text, r)
 
 
@@ -182,11 +189,15 @@ def compose(
         )
         for a, b in zip([0, *cuts], [*cuts, len(facts)], strict=True):
             lines = write(facts[a:b], r)
-            text = ""
+            text = f"{r.choice(section.headings)}\n\n" if r.random() < 0.15 else ""
+            here: list[Told] = []
             for line, said in lines:
-                told += [Told(f, len(pieces), moved(spans, len(text))) for f, spans in said]
+                here += [Told(f, len(pieces), moved(spans, len(text))) for f, spans in said]
                 text += line
             text = text.rstrip()
+            if r.random() < 0.1:
+                text = wrapped(text, [span for t in here for span in t.spans.values()], r)
+            told += here
             place = (
                 r.choice(section.headings)
                 if r.random() < 0.75

@@ -125,8 +125,10 @@ def _records(facts: Sequence[Fact], r: random.Random) -> Lines:
     labels = {f.schema.name: r.choice(list(f.schema.labels["v"])) for f in facts}
     upper = r.random() < 0.5
     names = {k: v.capitalize() if upper else v for k, v in labels.items()}
-    key = r.choice(["name", "item", "title", "entry", "label"])
-    form = r.choice(["row", "table", "list", "short"])
+    key = r.choice(["name", "item", "title", "entry", "label", "article", "place", "model", facts[0].schema.slots["e"]])
+    form = r.choice(["row", "row", "cells", "cells", "crossed", "table", "list", "short"])
+    if form == "crossed":
+        return _crossed(facts, entities, names, r)
     lines: Lines = []
     columns = list(names)
     if form == "table":
@@ -140,10 +142,19 @@ def _records(facts: Sequence[Fact], r: random.Random) -> Lines:
         lines.append((head, []))
     for entity in entities:
         own = {f.schema.name: f for f in facts if f.values["e"] == entity}
-        text = {"row": f"{key}: {entity}", "table": f"| {entity}", "list": f"### {entity}", "short": f"{entity}:"}[form]
+        before = f"{_aside(r)}; " if form == "cells" and r.random() < 0.4 else ""
+        text = {
+            "row": f"{key}: {entity}",
+            "cells": f"{before}{key}: {entity}",
+            "table": f"| {entity}",
+            "list": f"### {entity}",
+            "short": f"{entity}:",
+        }[form]
         at = len(text) - len(entity) - (1 if form == "short" else 0)
         told = []
         for column in columns:
+            if form == "cells" and r.random() < 0.35:
+                text += f"; {_aside(r)}"
             fact = own.get(column)
             if fact is None:
                 text += " | -" if form == "table" else ""
@@ -151,6 +162,7 @@ def _records(facts: Sequence[Fact], r: random.Random) -> Lines:
             value = fact.values["v"]
             text += {
                 "row": f", {names[column]}: ",
+                "cells": f"; {names[column]}: ",
                 "table": " | ",
                 "list": f"\n- {names[column]}: ",
                 "short": f" {names[column]} ",
@@ -159,6 +171,53 @@ def _records(facts: Sequence[Fact], r: random.Random) -> Lines:
             text += value + (";" if form == "short" else "")
         lines.append((text + (" |" if form == "table" else "") + "\n", told))
     return lines
+
+
+def _aside(r: random.Random) -> str:
+    """A cell that nobody asks about."""
+    name = r.choice(
+        ["no", "id", "ref", "since", "shelf", "code", "updated", "checked by", "note", "group", "page", "unit"]
+    )
+    value = r.choice(
+        [
+            str(r.randint(1, 2030)),
+            version(r),
+            date(r),
+            person(r),
+            f"{r.choice('ABCDEFX')}{r.randint(1, 99)}",
+            "yes",
+            "none",
+        ]
+    )
+    return f"{name}: {value}"
+
+
+def _crossed(facts: Sequence[Fact], entities: Sequence[str], names: Mapping[str, str], r: random.Random) -> Lines:
+    """A table whose columns are the entities, row by row as cells with their headings."""
+    head = r.choice(["property", "feature", "limit", "what", "field", "detail"])
+    lines: Lines = []
+    for column, name in names.items():
+        text, told = f"{head.capitalize() if r.random() < 0.5 else head}: {name}", []
+        for entity in entities:
+            fact = next((f for f in facts if f.values["e"] == entity and f.schema.name == column), None)
+            text += f"; {entity}: "
+            value = fact.values["v"] if fact else "-"
+            if fact:
+                at = len(text)
+                told.append((fact, {"e": (at - 2 - len(entity), at - 2), "v": (at, at + len(value))}))
+            text += value
+        lines.append((text + "\n", told))
+    return lines
+
+
+def wrapped(text: str, keep: Sequence[tuple[int, int]], r: random.Random) -> str:
+    """Break the lines of `text` at some 60 to 90 characters, as plain mails and notices are, but not within `keep`."""
+    width, out, column = r.randint(60, 90), list(text), 0
+    for i, letter in enumerate(text):
+        column = 0 if letter == "\n" else column + 1
+        if letter == " " and column >= width - 8 and not any(a <= i < b for a, b in keep):
+            out[i], column = "\n", 0
+    return "".join(out)
 
 
 def write(facts: Sequence[Fact], r: random.Random) -> Lines:

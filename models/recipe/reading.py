@@ -83,7 +83,7 @@ def compose(
     )
     pieces, open_questions, talks = [], [], []
     for paragraph in chosen:
-        text, start = window(paragraph, r, r.choice([35, 50, 60, 70, 90, 110]))
+        text, start = window(paragraph, r, r.choice([15, 25, 35, 50, 60, 80, 110]))
         title = (
             paragraph.title if r.random() < 0.8 else r.choice(["Notes", "Article", "Overview", "Report", "Background"])
         )

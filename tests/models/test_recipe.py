@@ -21,7 +21,7 @@ def sheets(count: int) -> list[Sheet]:
     """Sheets from all schemas."""
     sections, kinds = schema.load()
     r = random.Random(3)
-    return [sheet.shuffle(compose.compose(sections, kinds, r, r.randint(1, 4), 10), r) for _ in range(count)]
+    return [sheet.shuffle(compose.compose(sections, kinds, r, r.randint(1, 4), 10, 0.2), r) for _ in range(count)]
 
 
 def test_tables_are_read_and_large() -> None:
@@ -41,7 +41,7 @@ def test_answers_stand_where_they_are_said_to() -> None:
 
 
 def test_unanswerable_questions_are_some() -> None:
-    """Between a tenth and a third of the questions have no answer."""
+    """Of a fifth that is asked for, a good part of the questions has no answer; where none is near, none is made."""
     turns = [talk[0] for made in sheets(200) for talk in made.talks]
     share = sum(t.piece is None for t in turns) / len(turns)
     assert 0.08 < share < 0.34
