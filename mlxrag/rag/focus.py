@@ -36,7 +36,8 @@ def focus(hits: Sequence[Hit], question: str, encoder: Encoder | None, count: in
     """Cut each hit down to the span of its sentences that are among the `count` nearest to the question.
 
     A sentence is scored by the cosine of its vector (with title and last heading before it) and the question's, plus
-    half the share of the question's words that it holds, rare words counting more.  Lines count as sentences.
+    half the share of the question's words that it holds, rare words counting more.  Lines count as sentences, headings
+    that the passage's place names do not.
 
     Args:
         hits: best first.
@@ -48,7 +49,7 @@ def focus(hits: Sequence[Hit], question: str, encoder: Encoder | None, count: in
         the hits that keep a sentence, the one with the nearest sentence first; passages are spans of the same
         documents, from the first to the last sentence kept.
     """
-    found = [s for i, hit in enumerate(hits) for s in _sentences(i, hit.passage.text)]
+    found = [s for i, hit in enumerate(hits) for s in _sentences(i, hit.passage)]
     if len(found) <= count:
         return list(hits)
     texts = [hits[s.hit].passage.text[s.start : s.end] for s in found]
@@ -91,10 +92,11 @@ def cut(passage: Passage, start: int, end: int) -> Passage:
     )
 
 
-def _sentences(hit: int, text: str) -> list[Sentence]:
-    """Return the sentences of every line."""
+def _sentences(hit: int, passage: Passage) -> list[Sentence]:
+    """Return the sentences of every line, without the headings that its place names anyway."""
     found, at = [], 0
-    for line in text.splitlines(keepends=True):
-        found += [Sentence(hit, start, end) for start, end in sentences(text, at, at + len(line))]
+    for line in passage.text.splitlines(keepends=True):
+        spans = sentences(passage.text, at, at + len(line))
+        found += [Sentence(hit, start, end) for start, end in spans if passage.text[start:end] not in passage.place]
         at += len(line)
     return found

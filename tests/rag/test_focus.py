@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -78,3 +79,10 @@ def test_rare_words_weigh_more() -> None:
     common, rare = word_scores("key office", ["office key", "office hours"])
     assert 0 < rare < common == 1.0
     assert word_scores("?", ["office key"]) == [0.0]
+
+
+def test_a_heading_is_not_a_sentence() -> None:
+    """The heading that a passage's place names is not chosen, though it has the question's words."""
+    passage = replace(hits(("Hotel rates\nUp to $90 a night.",))[0].passage, place="Travel > Hotel rates")
+    [only] = focus([Hit(passage, 1.0, "hybrid", 1), hits()[1]], "What are the hotel rates?", None, 1)
+    assert only.passage.text != "Hotel rates"
