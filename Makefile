@@ -38,7 +38,7 @@ docs: $(STAMP)
 	@$(BIN)/python -m docs.generate
 
 bench: $(STAMP)
-	@for b in cold_start rag_questions generate; do MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$b || exit 1; done
+	@MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.all $(ARGS)
 
 reader-eval: $(STAMP)
 	@MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.reader_eval

@@ -9,6 +9,7 @@ switches off the stand-ins for MLX's slow functions on the CPU of a Linux machin
 """
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -66,6 +67,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--workspace", type=Path, default=Path(".local/benchmarks"))
+    parser.add_argument("--out", type=Path, help="write the table as JSON")
     given = parser.parse_args()
     if given.plain:
         elementwise.without_kernels = lambda x: False
@@ -95,6 +97,12 @@ def main():
         assert cosine > 0.9999, f"{name} gives other vectors"
         spread = f"{len(texts) / max(taken[name]):.1f} to {len(texts) / min(taken[name]):.1f}"
         print(f"| {name} | {len(texts) / median:.1f} | {tokens / median:.0f} | {spread} | {cosine:.6f} |")
+    if given.out:
+        rows = [
+            {"engine": name, "seconds": statistics.median(t), "low": min(t), "high": max(t)}
+            for name, t in taken.items()
+        ]
+        given.out.write_text(json.dumps({"texts": len(texts), "tokens": tokens, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def main() -> int:
     ratios = {
         "against generate": (paired(timed["mlx_lm generate"], timed["mlxrag"]), 3.5),
         "against batch_generate": (paired(timed["mlx_lm batch_generate"], timed["mlxrag"]), 3.0),
+        # More than 1.03 is no fault of ours, but is not what the composition can be made to do either: see the page.
         "against the composition by hand": (paired(timed["mlx_lm by hand"], timed["mlxrag"]), 0.97),
+        "processor time, against generate": (paired(timed["mlx_lm generate"], timed["mlxrag"], "processor"), None),
     }
     workload = f"{args.questions} questions on one 600-token context, {count} tokens each, {args.checkpoint} float32"
     return finish("rag_questions", workload, timed, ratios, before)
