@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def search(question: str, workspace: Path | None, config: Path | None, as_json: 
             if hit.passage.place:
                 head.append(f"  {hit.passage.place}")
             head.append(f"  {hit.score:.3f}", style="dim")
-            console.print(head, snippet(hit.passage.text, found, console.is_terminal), "", sep="\n")
+            shown = snippet(hit.passage.text, found, console.is_terminal).wrap(console, console.width - 3)
+            console.print(head, *(Text("   ").append_text(line) for line in shown), "", sep="\n")
 
     show.result(value, as_json, draw)
 
@@ -91,13 +93,18 @@ def snippet(text: str, spans: list[tuple[int, int]], styled: bool, width: int = 
         start = max(0, min(spans[best][0] - 40, len(text) - width))
         start = text.rfind(" ", 0, start) + 1 if start else 0
     end = min(len(text), start + width)
-    shown = Text("   " + ("… " if start else ""))
+    shown = Text("… " if start else "")
     at = start
     for low, high in spans:
         if at <= low and high <= end:
-            shown.append(text[at:low].replace("\n", " "))
+            shown.append(_squeezed(text[at:low]))
             # A pipe or a file has no colours, so there the words stand between stars.
             shown.append(text[low:high], style="bold reverse") if styled else shown.append(f"*{text[low:high]}*")
             at = high
-    shown.append(text[at:end].replace("\n", " "))
+    shown.append(_squeezed(text[at:end]))
     return shown.append(" …" if end < len(text) else "")
+
+
+def _squeezed(text: str) -> str:
+    """Return a text on one line, with one blank where several stood."""
+    return re.sub(r"\s+", " ", text)

@@ -14,7 +14,7 @@ import numpy as np
 from mlxrag.errors import BadInput, Mismatch, nearest
 from mlxrag.rag.document import Hit
 from mlxrag.rag.index import Index, wrong_encoder
-from mlxrag.rag.words import matches, question_terms
+from mlxrag.rag.words import language_of, matches, question_terms
 from mlxrag.settings import Retrieval
 
 if TYPE_CHECKING:
@@ -198,9 +198,16 @@ def conditions(where: Sequence[str]) -> Where:
 
 
 def marks(index: Index, question: str, text: str) -> list[tuple[int, int]]:
-    """Return the spans of a passage's text that share a term with the question."""
-    languages = index.languages()
-    return list(matches(text, set(question_terms(question, languages)), languages))
+    """Return the spans of a passage's text that share a term with the question.
+
+    The passage's own language decides: what is a stop word in it is not marked, though the index holds other
+    languages in which it is none.  A single letter, such as "I", is not marked either.
+    """
+    found = index.languages()
+    told = language_of(text)
+    languages = [told] if told in found else found[:1]
+    wanted = {term for term in question_terms(question, languages) if len(term) > 1 or not term.isascii()}
+    return list(matches(text, wanted, languages))
 
 
 def _hits(

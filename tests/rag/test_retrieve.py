@@ -84,6 +84,19 @@ def test_diverse_hits_are_still_the_asked_number(opened):
     assert len(retrieve(index, encoder, "kernel", Retrieval(num_passages=4, diversity=0.7))) == 4
 
 
+def test_stop_words_of_the_passages_language_are_not_marked():
+    """In an index of several languages, "I" and "a" of an English passage stay unmarked; German ones follow German."""
+
+    class Both:
+        languages = staticmethod(lambda: ["en", "de"])
+
+    text = "I write a kernel when the morning is over and the day is not."
+    spans = marks(Both, "How do I write a kernel?", text)
+    assert [text[a:b] for a, b in spans] == ["write", "kernel"]
+    text = "Der Kern wird von den Hunden und der Katze bewacht, die am Haus sind."
+    assert [text[a:b] for a, b in marks(Both, "Wer bewacht die Kerne?", text)] == ["Kern", "bewacht"]
+
+
 def test_marks_are_the_words_of_the_question(opened):
     """A passage's words that share a stem with the question are marked as they stand."""
     _, index, _, _ = opened
