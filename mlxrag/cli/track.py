@@ -75,7 +75,11 @@ def mirror(as_json: bool, workspace: Path | None) -> None:
     show.result(value, as_json, lambda: click.echo(f"{len(done)} mirrored, {total} in all: {value['database']}"))
 
 
-OUT = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write this HTML page.")
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a dashboard of trends and differences here.",
+)
 
 
 @track.command()
@@ -92,16 +96,22 @@ OUT = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), hel
 @JSON
 @workspace_option
 def trend(measure: str, system: str, alpha: float, out: Path | None, as_json: bool, workspace: Path | None) -> None:
-    """Show MEASURE over the versions of every system, and where it changed."""
+    """Show MEASURE over the versions of every system, and where it changed.
+
+    The dashboard also has the newest two versions of each system side by side.
+    """
     from dataclasses import asdict
 
-    from mlxrag.tracking.page import trend_page
+    from mlxrag.tracking.diff import diff
+    from mlxrag.tracking.page import dashboard
     from mlxrag.tracking.trend import trends
     from mlxrag.workspace import open_workspace, write_text
 
-    found = trends(open_workspace(workspace), measure, system=system, alpha=alpha)
+    ws = open_workspace(workspace)
+    found = trends(ws, measure, system=system, alpha=alpha)
     if out is not None:
-        write_text(out, trend_page(found, measure))
+        newest = [[f"{t.system}@{v}" for v in t.versions[-2:]] for t in found if len(t.versions) > 1]
+        write_text(out, dashboard(f"{measure} over versions", found, [diff(ws, *two) for two in newest]))
     value = {"measure": measure, "trends": [asdict(t) for t in found], **({"page": str(out)} if out else {})}
 
     def draw() -> None:
@@ -128,17 +138,22 @@ def trend(measure: str, system: str, alpha: float, out: Path | None, as_json: bo
 def diff_(run1: str, run2: str, out: Path | None, as_json: bool, workspace: Path | None) -> None:
     """Show what differs between two runs: settings, prompts, data, scores and answers.
 
-    RUN1 and RUN2 are NAME, NAME@VERSION, or KIND/NAME@VERSION for models, adapters and datasets.
+    RUN1 and RUN2 are NAME, NAME@VERSION, or KIND/NAME@VERSION for models, adapters and datasets.  The dashboard also has
+    the measure that decides over the versions of both.
     """
     from dataclasses import asdict
 
     from mlxrag.tracking.diff import diff
-    from mlxrag.tracking.page import diff_page
+    from mlxrag.tracking.page import dashboard
+    from mlxrag.tracking.trend import trends_of
     from mlxrag.workspace import open_workspace, write_text
 
-    found = diff(open_workspace(workspace), run1, run2)
+    ws = open_workspace(workspace)
+    found = diff(ws, run1, run2)
     if out is not None:
-        write_text(out, diff_page(found))
+        write_text(
+            out, dashboard(f"{found.a} and {found.b}", trends_of(ws, found.measure, (found.a, found.b)), [found])
+        )
     value = asdict(found) | ({"page": str(out)} if out else {})
 
     def draw() -> None:

@@ -15,14 +15,16 @@ from mlxrag.tracking.trend import Trend
 WIDTH, HEIGHT, LEFT, FLOOR = 640.0, 240.0, 48.0, 196.0
 
 
-def trend_page(found: Sequence[Trend], measure: str) -> str:
-    """Return the page of trends."""
-    return _environment().get_template("trend.html").render(measure=measure, trends=[(t, chart(t)) for t in found])
+def dashboard(title: str, trends: Sequence[Trend], differences: Sequence[Difference]) -> str:
+    """Return the page of trends and differences.
 
-
-def diff_page(found: Difference) -> str:
-    """Return the page of a difference."""
-    return _environment().get_template("diff.html").render(d=found)
+    Args:
+        title: at the top.
+        trends: measures over versions, with their changes marked.
+        differences: pairs of runs side by side.
+    """
+    shown = [(t, chart(t)) for t in trends]
+    return _environment().get_template("dashboard.html").render(title=title, trends=shown, differences=differences)
 
 
 def chart(t: Trend) -> dict[str, Any]:

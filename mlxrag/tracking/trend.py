@@ -11,6 +11,7 @@ length.  Knows nothing of MLflow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,16 @@ def trends(workspace: Workspace, measure: str, *, system: str = "", alpha: float
             )
         raise NotFound(f"no evaluation has the measure {measure!r}{nearest(measure, known)}")
     return [_trend(workspace, name, asked, runs, measure, alpha, seed) for (name, asked), runs in series.items()]
+
+
+def trends_of(workspace: Workspace, measure: str, refs: Sequence[str]) -> list[Trend]:
+    """Return the trends of the systems that some runs are of; none of runs that are no evaluations."""
+    names = dict.fromkeys(ref.removeprefix("runs/").partition("@")[0] for ref in refs if ref.startswith("runs/"))
+    found: list[Trend] = []
+    for name in names:
+        with suppress(NotFound):
+            found += trends(workspace, measure, system=name)
+    return found
 
 
 def changes(scores: Floats, clusters: Sequence[str], alpha: float = 0.05, seed: int = 0) -> list[Change]:

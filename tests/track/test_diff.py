@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mlxrag.cli.main import cli
 from mlxrag.errors import BadInput, NotFound
 from mlxrag.tracking.diff import diff
-from mlxrag.tracking.page import diff_page
+from mlxrag.tracking.page import dashboard
 from mlxrag.workspace import Workspace
 from tests.track import kit
 
@@ -28,12 +28,12 @@ def test_settings_prompts_data_scores_and_answers_are_held_side_by_side(ws: Work
     assert found.same_answers == 3 and [(x["a"], x["b"], x["score_b"]) for x in found.answers] == [
         ("hay", "mice [1]", 1.0)
     ]
-    page = diff_page(found)
+    page = dashboard("both", [], [found])
     assert "&lt;b&gt;briefly" in page and "<script" not in page and "http" not in page
 
 
 def test_the_command_answers_in_three_forms(ws: Workspace) -> None:
-    """A table, JSON, and a page."""
+    """A table, JSON, and a page with the trends of both."""
     kit.evaluation(ws, "one", (0,))
     kit.evaluation(ws, "two", (0, 1))
     page = ws.root / "diff.html"
@@ -43,7 +43,8 @@ def test_the_command_answers_in_three_forms(ws: Workspace) -> None:
     given = runner.invoke(
         cli, ["track", "diff", "one", "two", "--json", "--out", str(page), "--workspace", str(ws.root)]
     )
-    assert json.loads(given.output)["scores"]["correct"][:2] == [0.25, 0.5] and page.is_file()
+    assert json.loads(given.output)["scores"]["correct"][:2] == [0.25, 0.5]
+    assert page.read_text().count("<svg") == 2
 
 
 def test_artefacts_without_answers_differ_in_what_they_have(ws: Workspace) -> None:
@@ -52,7 +53,7 @@ def test_artefacts_without_answers_differ_in_what_they_have(ws: Workspace) -> No
     kit.trained(ws, "other")
     found = diff(ws, "adapters/adapter@v1", "adapters/other@v1")
     assert found.scores == {} and found.settings == {} and found.answers == ()
-    assert "Neither has scores" in diff_page(found)
+    assert "Neither has scores" in dashboard("both", [], [found])
 
 
 def test_the_same_run_twice_is_refused(ws: Workspace) -> None:

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from mlxrag import track
+from mlxrag.cli.main import cli
 from mlxrag.settings import Tracking
-from mlxrag.track import home, live, steps
-from mlxrag.tracking import worker
+from mlxrag.track import curves, home, live, sample, steps
+from mlxrag.tracking import ui, worker
 from mlxrag.tracking.store import DATABASE, Store
 from mlxrag.train.step import Step
 from mlxrag.workspace import Workspace
@@ -112,12 +116,61 @@ def test_what_a_job_made_is_the_same_run(ws: Workspace) -> None:
     with live(ws, QUIET, "train", "adapter") as job:
         assert [s.iteration for s in steps(job, seen)] == [2, 3]
         made = kit.trained(ws)
-        job.end(artefact=made)
     store = work(ws)
     run = only_run(store, "train")
     assert run.data.tags["mlxrag.ref"] == made.ref and run.info.status == "FINISHED"
     assert sorted(m.step for m in store.client.get_metric_history(run.info.run_id, "train/loss")) == [1, 2, 3]
     assert store.client.get_registered_model("adapter.adapter") is not None
+
+
+def test_figures_of_items_become_curves(ws: Workspace) -> None:
+    """Each item is a step; what it has no figure of is left out."""
+    with live(ws, QUIET, "sweep", "bits") as job:
+        items = [{"sweep/kl": 0.5, "sweep/answers": None}, {"sweep/kl": 0.25, "sweep/answers": 0.9}]
+        assert [*curves(job, items, dict)] == items
+    store = work(ws)
+    run = only_run(store, "sweep")
+    history = store.client.get_metric_history(run.info.run_id, "sweep/kl")
+    assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.25)] and run.data.metrics["sweep/answers"] == 0.9
+
+
+def test_the_figures_of_the_machine_count_children_but_not_the_mirror() -> None:
+    """Memory of the processes a job started is its own; the process that mirrors is left out."""
+    import psutil
+
+    child = subprocess.Popen([sys.executable, "-c", "import time; x = bytearray(60_000_000); time.sleep(60)"])
+    try:
+        process = psutil.Process()
+        while psutil.Process(child.pid).memory_info().rss < 60e6:
+            time.sleep(0.02)
+        whole, without = sample(process), sample(process, child.pid)
+    finally:
+        child.kill()
+        child.wait()
+    assert whole["system/resident_megabytes"] - without["system/resident_megabytes"] > 50
+    assert {"system/cpu_percent", "system/swap_megabytes", "system/available_megabytes"} <= whole.keys()
+
+
+def test_being_told_to_go_takes_the_pages_along(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM ends the block that serves, as Ctrl-C does, so that no server is left behind."""
+    ended: list[str] = []
+
+    @contextmanager
+    def pages(workspace: Workspace, port: int) -> Iterator[str]:
+        try:
+            yield "http://127.0.0.1"
+        finally:
+            ended.append("yes")
+
+    monkeypatch.setattr(ui, "pages", pages)
+    monkeypatch.setattr("time.sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    try:
+        done = CliRunner().invoke(cli, ["track", "ui", "--workspace", str(ws.root)])
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+            signal.signal(number, handler)
+    assert done.exit_code == 128 + signal.SIGTERM and ended == ["yes"] and "MLflow: http" in done.stdout
 
 
 def test_tracking_is_off_by_one_setting(ws: Workspace) -> None:

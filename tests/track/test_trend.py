@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlxrag.cli.main import cli
 from mlxrag.errors import NotFound
 from mlxrag.tracking import trend as module
-from mlxrag.tracking.page import chart, trend_page
+from mlxrag.tracking.page import chart, dashboard
 from mlxrag.tracking.trend import changes, trends
 from mlxrag.workspace import Workspace
 from tests.track import kit
@@ -68,7 +68,7 @@ def test_versions_of_a_system_are_a_series_and_other_data_another(ws: Workspace)
 
 
 def test_the_command_answers_in_three_forms(ws: Workspace) -> None:
-    """A table, JSON, and a page that fetches nothing."""
+    """A table, JSON, and a page that fetches nothing, with the newest two versions side by side."""
     for right in ((0,), (0, 1, 2)):
         kit.evaluation(ws, "system", right)
     page = ws.root / "trend.html"
@@ -79,6 +79,7 @@ def test_the_command_answers_in_three_forms(ws: Workspace) -> None:
     assert json.loads(given.output)["trends"][0]["means"] == [0.25, 0.75]
     text = page.read_text()
     assert "<svg" in text and "<script" not in text and "http" not in text
+    assert "runs/system@v1 (A) and runs/system@v2 (B)" in text
 
 
 def test_a_single_version_can_be_drawn(ws: Workspace) -> None:
@@ -86,5 +87,5 @@ def test_a_single_version_can_be_drawn(ws: Workspace) -> None:
     kit.evaluation(ws)
     found = trends(ws, "correct")
     assert len(chart(found[0])["points"]) == 1
-    HTMLParser().feed(trend_page(found, "correct"))
-    assert "No change beyond chance" in trend_page(found, "correct")
+    HTMLParser().feed(dashboard("correct", found, []))
+    assert "No change beyond chance" in dashboard("correct", found, [])
