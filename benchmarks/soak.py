@@ -146,7 +146,7 @@ def soak(root: Path, seconds: float, seed: int, tell: Callable[[str], None] = pr
     until = time.monotonic() + seconds
     said = time.monotonic()
     while time.monotonic() < until:
-        with open_system(settings, ws) as system:
+        with open_system(settings, ws, degrade=True) as system:
             for _ in range(40):
                 work(system, ws, docs, refs, questions, rng, done)
                 if time.monotonic() - said > 60:

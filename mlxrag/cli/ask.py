@@ -42,7 +42,7 @@ def ask(question: str, workspace: Path | None, config: Path | None, as_json: boo
         raise BadInput("the question is empty")
     settings = s.read(config, flags)
     answer: Answer | None = None
-    with open_system(settings, open_workspace(workspace), s.given(config, flags)) as system:
+    with open_system(settings, open_workspace(workspace), s.given(config, flags), degrade=True) as system:
         remark(system, settings.model.model)
         for part in stream_answer(system, question):
             if isinstance(part, Answer):

@@ -43,7 +43,7 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
     settings, ws = s.read(config, flags), open_workspace(workspace)
     history: list[Turn] = []
     failed = ""
-    with open_system(settings, ws, s.given(config, flags)) as system:
+    with open_system(settings, ws, s.given(config, flags), degrade=True) as system:
         remark(system, settings.model.model)
         if sys.stdin.isatty():
             show.say(HELP)

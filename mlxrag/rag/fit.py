@@ -10,6 +10,7 @@ from mlxrag.errors import BadInput
 from mlxrag.model.load import Model
 from mlxrag.rag.answer import Turn, ask_text, messages
 from mlxrag.rag.document import Hit
+from mlxrag.rag.rungs import context_of
 
 if TYPE_CHECKING:
     from mlxrag.rag.system import System
@@ -36,7 +37,7 @@ def fit(system: System, question: str, hits: Sequence[Hit], history: Sequence[Tu
         BadInput: the question alone does not fit.
     """
     model, answering = system.model, system.settings.answering
-    context = min(model.context, system.relief.context or model.context)
+    context = context_of(system)
     room = context - min(system.settings.sampling.max_tokens, max(1, context // 4))
 
     def ids(turns: int, passages: int) -> list[int]:
@@ -53,6 +54,11 @@ def fit(system: System, question: str, hits: Sequence[Hit], history: Sequence[Tu
             middle = (low + high + 1) // 2
             low, high = (middle, high) if len(ids(turns, middle)) <= room else (low, middle - 1)
         passages = low
+        laid = ids(turns, passages)
+    if (len(laid) > room or (hits and not passages)) and context < model.context:
+        # That memory is short is no reason to refuse: the question is answered from its best passage.
+        room = model.context - min(system.settings.sampling.max_tokens, max(1, model.context // 4))
+        passages = min(1, len(hits))
         laid = ids(turns, passages)
     if len(laid) > room or (hits and not passages):
         what = "with its best passage" if hits and len(laid) <= room else "alone"

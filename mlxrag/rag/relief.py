@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mlxrag.errors import BadInput, WontFit
+from mlxrag.errors import WontFit
 from mlxrag.machine import parse_seconds
 from mlxrag.memory import ledger
 from mlxrag.model.admit import need
@@ -24,7 +24,7 @@ from mlxrag.model.load import bytes_to_load
 from mlxrag.model.swap import exchange
 from mlxrag.pressure import read
 from mlxrag.rag.answer import Answer
-from mlxrag.rag.rungs import on_demand
+from mlxrag.rag.rungs import caching_of, context_of, on_demand
 
 if TYPE_CHECKING:
     from mlxrag.rag.system import Asked, System
@@ -52,11 +52,6 @@ def persist(system: System, attempt: Callable[[], Iterator[str | Answer]]) -> It
             system.relief.busy = False
             if count == ATTEMPTS or not give_way(system, error):
                 raise refused(system, error) from error
-        except BadInput as error:
-            if system.relief.context is None:
-                raise
-            # It was memory that took the room away, so it is memory that is said.
-            raise refused(system, WontFit(str(error))) from error
         finally:
             system.relief.busy = False
         if given:
@@ -69,6 +64,7 @@ def persist_many(
 ) -> Iterator[Answer]:
     """Answer many questions, as `persist` does, with exact steps only; what cannot be answered fails with its reason."""
     relief, left, count = system.relief, list(questions), 0
+    exact = relief.ladder.exact_only
     relief.ladder.exact_only = True
     try:
         while left:
@@ -88,7 +84,8 @@ def persist_many(
                 yield from (Answer(asked.question, "", failure=reason) for asked in left)
                 return
     finally:
-        relief.busy = relief.ladder.exact_only = False
+        relief.busy = False
+        relief.ladder.exact_only = exact
 
 
 def settle(system: System) -> None:
@@ -176,10 +173,8 @@ def _next_need(system: System) -> int:
     """Return the bytes that the next attempt takes besides what is held: the answer, and the model if it rests."""
     if system.model.network is None:
         return bytes_to_load(system.model.path, system.settings.model.load_dtype)
-    tokens, _ = system.relief.asked
-    if system.relief.context is not None:
-        tokens = min(tokens, system.relief.context)
-    return need(system.model, tokens, system.settings.caching) if tokens else 0
+    tokens = min(system.relief.asked[0], context_of(system))
+    return need(system.model, tokens, caching_of(system)) if tokens else 0
 
 
 def _mb(size: int) -> str:

@@ -23,6 +23,7 @@ from mlxrag.model.limits import apply_limits, shrink_cache
 from mlxrag.model.load import bytes_to_load
 from mlxrag.model.swap import exchange
 from mlxrag.pressure import Ladder, Rung
+from mlxrag.settings import Caching
 from mlxrag.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Relief:
         workspace: where smaller models are looked for.
         ladder: its steps.
         context: tokens that prompt and answer may have together; None is the model's own limit.
+        bits: caching settings that quantize keys and values; empty while that is not given up.
+        batch: caching settings that make batches smaller.
         lean: encoders go after each use.
         busy: an answer is under way, so the model stays.
         pending: an answer is asked for that can be made smaller; else only what is held counts.
@@ -54,6 +57,8 @@ class Relief:
     workspace: Workspace
     ladder: Ladder = field(default_factory=lambda: Ladder([]))
     context: int | None = None
+    bits: dict[str, int] = field(default_factory=dict)
+    batch: dict[str, int] = field(default_factory=dict)
     lean: bool = False
     busy: bool = False
     pending: bool = False
@@ -74,6 +79,19 @@ def watch(system: System, workspace: Workspace) -> Relief:
     )  # fmt: skip
     relief.unbind = relief.ladder.bind(ledger(), time.monotonic)
     return relief
+
+
+def context_of(system: System) -> int:
+    """Return the tokens that prompt and answer may have together: the model's limit, less what was given up of it."""
+    own, relief = system.model.context, system.relief
+    return own if relief.context is None or relief.ladder.exact_only else min(own, relief.context)
+
+
+def caching_of(system: System) -> Caching:
+    """Return the caching settings, less what was given up of them."""
+    relief = system.relief
+    less = relief.batch | ({} if relief.ladder.exact_only else relief.bits)
+    return system.settings.caching.model_copy(update=less) if less else system.settings.caching
 
 
 def rest(system: System) -> int:
@@ -133,7 +151,7 @@ def _context(system: System, relief: Relief) -> Rung:
             return 0
         before.append(relief.context)
         relief.context = shorter
-        caching = system.settings.caching
+        caching = caching_of(system)
         return rows * max(need(system.model, now, caching) - need(system.model, shorter, caching), 1)
 
     def up() -> bool:
@@ -148,22 +166,21 @@ def _context(system: System, relief: Relief) -> Rung:
 def _bits(system: System, relief: Relief) -> Rung:
     def down() -> int:
         tokens, rows = relief.asked
-        caching, model = system.settings.caching, system.model
+        caching, model = caching_of(system), system.model
         if not relief.pending or not tokens or caching.kv_bits is not None or model.network is None:
             return 0
         group = groups_of(model)
         if not group:
             return 0
-        less = caching.model_copy(update={"kv_bits": 8, "kv_group_size": group, "quantized_kv_start": 0})
-        saved = rows * (need(model, tokens, caching) - need(model, tokens, less))
+        less = {"kv_bits": 8, "kv_group_size": group, "quantized_kv_start": 0}
+        quantized = caching.model_copy(update=less)
+        saved = rows * (need(model, tokens, caching) - need(model, tokens, quantized))
         if saved > 0:
-            system.settings = system.settings.model_copy(update={"caching": less})
+            relief.bits = less
         return max(saved, 0)
 
     def up() -> bool:
-        plain = {"kv_bits": None, "quantized_kv_start": type(system.settings.caching)().quantized_kv_start}
-        caching = system.settings.caching.model_copy(update=plain)
-        system.settings = system.settings.model_copy(update={"caching": caching})
+        relief.bits = {}
         return True
 
     return Rung(
@@ -172,11 +189,9 @@ def _bits(system: System, relief: Relief) -> Rung:
 
 
 def _batch(system: System, relief: Relief) -> Rung:
-    before: list[tuple[int, int]] = []
-
     def down() -> int:
         tokens, rows = relief.asked
-        caching = system.settings.caching
+        caching = caching_of(system)
         less = {
             "decode_concurrency": max(1, min(caching.decode_concurrency, rows) // 4),
             "prefill_step_size": max(128, min(caching.prefill_step_size, tokens) // 4),
@@ -189,14 +204,11 @@ def _batch(system: System, relief: Relief) -> Rung:
         )
         if saved <= 0:
             return 0
-        before.append((caching.decode_concurrency, caching.prefill_step_size))
-        system.settings = system.settings.model_copy(update={"caching": changed})
+        relief.batch = less
         return saved
 
     def up() -> bool:
-        rows, step = before.pop()
-        caching = system.settings.caching.model_copy(update={"decode_concurrency": rows, "prefill_step_size": step})
-        system.settings = system.settings.model_copy(update={"caching": caching})
+        relief.batch = {}
         return True
 
     return Rung("smaller batches", down, up, lambda: "time: fewer answers and prompt tokens at once")

@@ -39,7 +39,7 @@ from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import Index, open_index, wrong_encoder
 from mlxrag.rag.relief import persist, persist_many, spare, told
 from mlxrag.rag.retrieve import retrieve, retrieve_many
-from mlxrag.rag.rungs import Relief, watch
+from mlxrag.rag.rungs import Relief, caching_of, watch
 from mlxrag.settings import HOME, Settings, Table
 from mlxrag.workspace import Workspace
 
@@ -141,7 +141,9 @@ class System:
         return f"{self.model.name}{version}{adapter}"
 
 
-def open_system(settings: Settings, workspace: Workspace, given: Collection[str] = (), *, index: bool = True) -> System:
+def open_system(
+    settings: Settings, workspace: Workspace, given: Collection[str] = (), *, index: bool = True, degrade: bool = False
+) -> System:  # fmt: skip
     """Open what the settings name.
 
     Args:
@@ -149,6 +151,7 @@ def open_system(settings: Settings, workspace: Workspace, given: Collection[str]
         workspace: where index, models and adapters are.
         given: keys that the user set; the model's advice does not override them.
         index: False for a system that is always handed its passages.
+        degrade: where memory is short, take steps that change answers too; for a person who asks, never to measure.
 
     Raises:
         NotFound: no such index, model or adapter.
@@ -179,6 +182,7 @@ def open_system(settings: Settings, workspace: Workspace, given: Collection[str]
     store = open_store(settings.caching, workspace.root / "cache" / "kv")
     system = System(settings, opened, encoder, reranker, model, store, drafts, Relief(workspace))
     system.relief = watch(system, workspace)
+    system.relief.ladder.exact_only = not degrade
     return system
 
 
@@ -248,7 +252,7 @@ def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> It
         system.model,
         fitted.ids,
         system.settings.sampling,
-        caching=system.settings.caching,
+        caching=caching_of(system),
         store=system.store,
         segments=fitted.segments,
         drafter=system.lookup,
@@ -303,10 +307,10 @@ def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     sampling = system.settings.sampling
     requests = [Request(str(i), one.ids, sampling.max_tokens) for i, one in fitted.items()]
     longest = max((len(r.prompt) + r.max_tokens for r in requests), default=0)
-    system.relief.asked = (longest, min(len(requests), system.settings.caching.decode_concurrency))
+    system.relief.asked = (longest, min(len(requests), caching_of(system).decode_concurrency))
     retrieval = round((time.perf_counter() - started) / max(len(window), 1), 4)
     position = 0
-    for completion in complete_batch(system.model, requests, sampling, caching=system.settings.caching):
+    for completion in complete_batch(system.model, requests, sampling, caching=caching_of(system)):
         i = int(completion.id)
         usage = usage_of(system, completion, fitted[i]) | {"retrieval_seconds": retrieval}
         found[i] = finish(window[i].question, completion, fitted[i], usage, {"model": system.model_name})
