@@ -12,10 +12,8 @@ from mlxrag.cli.options import knobs, shared
 from mlxrag.settings import Quantizing, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mlxrag.model.calibrate import Calibration
-    from mlxrag.model.sweep import AnswerScore, Row
+    from mlxrag.model.sweep import Row
     from mlxrag.workspace import Artefact, Workspace
 
 
@@ -76,6 +74,7 @@ def sweep(
     from mlxrag import settings as s
     from mlxrag.cli.texts import own_texts
     from mlxrag.errors import BadInput
+    from mlxrag.evaluate.score_model import scorer
     from mlxrag.machine import parse_size
     from mlxrag.model.source import find_source
     from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick
@@ -92,7 +91,8 @@ def sweep(
     rows_of, seen = cut(
         found.path, texts, settings, any(word.startswith(("awq", "gptq", "dwq", "dynamic")) for word in recipes)
     )
-    measuring = Measuring(rows_of, seen, prompt_tokens, new_tokens, runs, answers_on(dataset, questions, ws, settings))
+    measuring = Measuring(rows_of, seen, prompt_tokens, new_tokens, runs,
+                          scorer(ws, dataset, questions, settings, s.given(config, flags)) if dataset else None)  # fmt: skip
     keeper = Keeper(ws)
     words = recipes or DEFAULT
     steps = run(found, words, measuring, ws, budget=limit, max_kl=max_kl, keep=keeper)
@@ -144,43 +144,6 @@ def cut(
     return list(all_pieces[::2]), Calibration(all_pieces[1::2] or all_pieces, quantizing, config["model_type"])
 
 
-def answers_on(
-    dataset: str | None, questions: int, workspace: Workspace, settings: Settings
-) -> Callable[[Path], AnswerScore] | None:
-    """Return what scores a model directory on a dataset, or None without one."""
-    if dataset is None:
-        return None
-    import statistics
-    from itertools import islice
-
-    from mlxrag.data.dataset import open_dataset
-    from mlxrag.evaluate.evaluate import measures_of
-    from mlxrag.model.sweep import AnswerScore
-    from mlxrag.rag.system import ask, open_system
-
-    opened = open_dataset(workspace, dataset)
-    split = next(name for name in ("test", "valid", "train") if len(opened.split(name)))
-    asked = list(islice(opened.split(split), questions))
-    measure_name = settings.evaluating.right_by
-    measure = measures_of(settings.evaluating)[measure_name]
-
-    def score(path: Path) -> AnswerScore:
-        chosen = settings.model_copy(update={"model": settings.model.model_copy(update={"model": str(path)})})
-        values = []
-        with open_system(chosen, workspace) as system:
-            for example in asked:
-                value = measure(ask(system, example.question), example).value
-                if value is not None:
-                    values.append(value)
-        mean = statistics.fmean(values) if values else 0.0
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-        return AnswerScore(
-            measure_name, mean, max(mean - 1.96 * error, 0.0), min(mean + 1.96 * error, 1.0), len(values)
-        )
-
-    return score
-
-
 def write_report(
     workspace: Workspace,
     name: str,
@@ -229,20 +192,19 @@ def draw(rows: list[Row], picked: str, why: str, made: Artefact | None, report: 
     """Draw the table and say what was picked."""
     from mlxrag.model.sweep import front
 
-    best = {row.recipe for row in front(rows)}
+    best, asked = {row.recipe for row in front(rows)}, any(row.answers for row in rows)
     lines = []
     for row in rows:
         mark = "> " if row.recipe == picked else "* " if row.recipe in best else "  "
         if row.quality is None or row.speed is None:
-            lines.append((mark + row.recipe, *(["-"] * 9)))
+            lines.append((mark + row.recipe, *(["-"] * (10 if asked else 9))))
             continue
         q, s = row.quality, row.speed
         lines.append(
             (mark + row.recipe, f"{row.bits_per_weight:.2f}", show.size(row.nbytes), f"{q.perplexity.value:.4g} ± {q.perplexity.standard_error:.2g}",
-             f"{q.kl_mean:.3g} ± {q.kl_error:.1g}", f"{q.kl_p99:.2g}", f"{q.top1:.3f} ± {q.top1_error:.1g}",
-             around(s.prefill), around(s.decode), show.size(s.peak_bytes.median) if not row.answers else f"{row.answers.value:.3f}")
+             f"{q.kl_mean:.3g} ± {q.kl_error:.1g}", f"{q.kl_p99:.2g} ± {(q.kl_p99_high - q.kl_p99_low) / 2:.1g}", f"{q.top1:.3f} ± {q.top1_error:.1g}",
+             around(s.prefill), around(s.decode), show.size(s.peak_bytes.median), *([answered(row)] if asked else []))
         )  # fmt: skip
-    last = "answers" if any(row.answers for row in rows) else "peak"
     columns = (
         "recipe",
         "bits",
@@ -253,7 +215,8 @@ def draw(rows: list[Row], picked: str, why: str, made: Artefact | None, report: 
         "same choice",
         "prefill tok/s",
         "decode tok/s",
-        last,
+        "peak",
+        *(["answers"] if asked else []),
     )
     show.table(columns, lines, right=columns[1:])
     click.echo("* on the front: nothing is both smaller and closer to the original.")
@@ -264,6 +227,14 @@ def draw(rows: list[Row], picked: str, why: str, made: Artefact | None, report: 
     if made is not None:
         click.echo(f"{made.name}@{made.version} is at {made.path}.")
     click.echo(f"Report: {report.path / 'report.html'}")
+
+
+def answered(row: Row) -> str:
+    """Return the score of answers with its interval, as far as there is one."""
+    a = row.answers
+    if a is None or a.value is None:
+        return "-"
+    return f"{a.value:.3f}" + (f" ({a.low:.3f} to {a.high:.3f})" if a.low is not None and a.high is not None else "")
 
 
 def around(figure: Any) -> str:

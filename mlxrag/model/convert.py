@@ -24,6 +24,7 @@ from mlxrag.model.beside import stop_ids
 from mlxrag.model.calibrate import Calibration, pieces
 from mlxrag.model.checkpoint import read_config, refuse_change, stamp
 from mlxrag.model.companions import check_companions
+from mlxrag.model.download import refuse_damage
 from mlxrag.model.halve import choose_dtype, half_fault, this_chip
 from mlxrag.model.likelihood import Floats
 from mlxrag.model.network import assemble
@@ -98,6 +99,8 @@ def convert(
         raise BadInput(f"{out} exists already; name a directory that does not, or remove it")
     if available is None:
         available = this_machine().available
+    if found_at.ref.startswith("hub:"):
+        refuse_damage(source, sorted(found_at.path.iterdir()))
     refuse_foreign_code(found_at.path, model.trust_remote_code)
     seen = stamp(found_at.path)
     dtype, reason = choose_dtype(quantizing.dtype, chip if chip is not None else this_chip())

@@ -1,8 +1,7 @@
 """Models from the Hugging Face hub: the local cache first, the network only for what is not there.
 
-Strategy: a snapshot that is whole in the cache is used in place, without a request; otherwise
-`huggingface_hub` fetches what is missing (it resumes files that were begun) and checks its hashes.
-Nothing is copied out of the cache.
+Strategy: a snapshot that is whole in the cache is used in place, without a request; otherwise `download.py` fetches
+what is large and missing, and `huggingface_hub` the rest.  Nothing is copied out of the cache.
 """
 
 from __future__ import annotations
@@ -38,19 +37,23 @@ def fetch(ref: str, *, patterns: tuple[str, ...] = PATTERNS, download: bool = Tr
 
     Raises:
         BadInput: `ref` is no hub id.
-        NotFound: not in the cache and the hub cannot be reached, does not have it, or asks for a login.
+        NotFound: not in the cache and the hub cannot be reached, does not have it, or asks for a login; or the download
+            broke off.
+        Damaged: a file arrived with another hash than the hub names.
     """
     if not is_hub_id(ref):
         raise BadInput(f"{ref!r} is no hub id; write organisation/name or organisation/name@revision")
     name, _, revision = ref.partition("@")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is there, but not marked as exported
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        XetDownloadError,
     )
 
     wanted = list(patterns)
@@ -64,6 +67,9 @@ def fetch(ref: str, *, patterns: tuple[str, ...] = PATTERNS, download: bool = Tr
     if not download:
         raise NotFound(f"{ref} is not in the local hub cache; {way_out}")
     try:
+        from mlxrag.model.download import fetch_large  # here, since it takes long to import and is rarely needed
+
+        fetch_large(name, revision or None, patterns)
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except GatedRepoError as error:
         raise NotFound(
@@ -73,8 +79,13 @@ def fetch(ref: str, *, patterns: tuple[str, ...] = PATTERNS, download: bool = Tr
         raise NotFound(f"{name} has no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
         raise NotFound(f"the hub has no model {name!r} (or it is private: run `hf auth login`)") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise NotFound(f"{ref} is not in the local hub cache and the hub cannot be reached; {way_out}") from error
+    except (HTTPError, XetDownloadError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotFound(
+            f"{ref}: the download broke off ({reason}); the same command goes on where it stopped, once that is mended"
+        ) from error
 
 
 def whole(folder: Path) -> bool:

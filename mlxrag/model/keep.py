@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxrag.errors import BadInput, Damaged, NotFound, nearest
+from mlxrag.errors import BadInput, NotFound, nearest
 from mlxrag.model import hub
 from mlxrag.model.checkpoint import read_checkpoint
 from mlxrag.model.companions import TRAVEL, check_companions
+from mlxrag.model.download import refuse_damage
 from mlxrag.model.source import tidy_name
 from mlxrag.settings import HOME, TABLES
 from mlxrag.table import Invalid
@@ -28,7 +29,6 @@ from mlxrag.workspace import (
     create,
     leftovers,
     resolve,
-    sha256_file,
     write_json,
 )
 
@@ -55,9 +55,7 @@ def pull(ref: str, workspace: Workspace, *, name: str = "") -> Artefact:
     repository = ref.partition("@")[0]
     commit = folder.name
     files = sorted({f for pattern in (*TRAVEL, "*.safetensors", "*.json") for f in folder.glob(pattern)})
-    wrong = [file.name for file in files if not intact(file)]
-    if wrong:
-        raise Damaged(f"{ref}: {wrong[0]} in the hub cache is not what the hub has; delete it there and pull again")
+    refuse_damage(ref, files)
     name = name or tidy_name(repository.rpartition("/")[2])
     with create(workspace, "models", name, inputs=[f"hub:{repository}@{commit}"], settings={"pulled": ref}) as draft:
         for file in files:
@@ -70,13 +68,6 @@ def pull(ref: str, workspace: Workspace, *, name: str = "") -> Artefact:
         )
     assert draft.artefact is not None
     return draft.artefact
-
-
-def intact(file: Path) -> bool:
-    """Return whether a file of the hub cache has the hash that its blob is named by (large files have one)."""
-    blob = file.resolve().name
-    hexadecimal = len(blob) == 64 and all(c in "0123456789abcdef" for c in blob)
-    return not hexadecimal or sha256_file(file) == blob
 
 
 def configure(ref: str, changes: Mapping[str, str], workspace: Workspace) -> Artefact:

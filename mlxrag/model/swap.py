@@ -57,10 +57,9 @@ def exchange(
             from a file.
     """
     old, asked = model.path, model.ref
+    as_it_is = settings
     if settings is not None and "quantization" in model.config:
         as_it_is = settings.model_copy(update={"q_bits": None, "q_group_size": None, "q_mode": "affine"})
-    else:
-        as_it_is = settings
     model.close()
     try:
         fresh = opener(ref, workspace, adapter=adapter, settings=settings)

@@ -35,13 +35,15 @@ DEFAULT = ("8-g64", "6-g64", "5-g64", "4-g32", "4-g64", "mixed_4_6", "3-g64", "m
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """Score of answers on a dataset: mean, interval, and over how many questions."""
+    """Score of answers on a dataset: mean (None without any), interval where there is one, questions, and how many failed."""
 
     measure: str
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     questions: int
+    failed: int = 0
+    dataset: str = ""
 
 
 @dataclass(frozen=True)

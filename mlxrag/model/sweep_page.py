@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mlxrag.model.sweep import ORIGINAL, Pick, Row, front, kl_of, size, valid
+from mlxrag.model.sweep import ORIGINAL, AnswerScore, Pick, Row, front, kl_of, size, valid
 
 WIDTH, HEIGHT = 860, 440
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 24, 58
@@ -186,16 +186,24 @@ def figures(row: Row, answers: bool) -> list[str]:
         size(row.nbytes),
         f"{q.perplexity.value:.4g}<small>&plusmn; {q.perplexity.standard_error:.2g}</small>",
         f"{q.kl_mean:.3g}<small>&plusmn; {q.kl_error:.2g}</small>",
-        f"{q.kl_p99:.3g}",
+        f"{q.kl_p99:.3g}<small>{q.kl_p99_low:.2g} to {q.kl_p99_high:.2g}</small>",
         f"{q.top1:.3f}<small>&plusmn; {q.top1_error:.2g}</small>",
         spread(s.prefill, ",.0f"),
         spread(s.decode, ",.1f"),
         spread(s.peak_bytes, ",.1f", 1e6),
     ]
     if answers:
-        a = row.answers
-        cells.append(f"{a.value:.3f}<small>{a.low:.3f} to {a.high:.3f}, n = {a.questions}</small>" if a else "&ndash;")
+        cells.append(answered(row.answers))
     return cells
+
+
+def answered(score: AnswerScore | None) -> str:
+    """Return a score of answers, its interval where there is one, and how many questions it is over."""
+    if score is None or score.value is None:
+        return "&ndash;"
+    bounds = f"{score.low:.3f} to {score.high:.3f}, " if score.low is not None and score.high is not None else ""
+    failed = f", {score.failed} failed" if score.failed else ""
+    return f"{score.value:.3f}<small>{bounds}n = {score.questions}{failed}</small>"
 
 
 def spread(figure: Any, form: str, unit: float = 1.0) -> str:

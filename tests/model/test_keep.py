@@ -13,7 +13,8 @@ import mlx.core as mx
 
 from mlxrag.errors import BadInput, Damaged, Mismatch, MlxragError, NotFound
 from mlxrag.model.convert import convert
-from mlxrag.model.keep import configure, find_version, intact, pull, waste
+from mlxrag.model.download import intact
+from mlxrag.model.keep import configure, find_version, pull, waste
 from mlxrag.model.load import Model, load
 from mlxrag.model.swap import exchange, moved
 from mlxrag.settings import ModelSettings

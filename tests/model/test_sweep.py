@@ -31,7 +31,7 @@ def ws(tmp_path: Path) -> Workspace:
 
 
 def row(name: str, nbytes: int, kl: float) -> Row:
-    quality = Divergence(kl, 0.1 * kl, 4 * kl, 0.9, 0.01, Perplexity(10.0, 1.0, 2.3, 90), 90)
+    quality = Divergence(kl, 0.1 * kl, 4 * kl, 3 * kl, 5 * kl, 0.9, 0.01, Perplexity(10.0, 1.0, 2.3, 90), 90)
     return Row(name, nbytes, 4.0, quality)
 
 
