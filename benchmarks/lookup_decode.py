@@ -220,7 +220,7 @@ def bands(model: Any) -> dict[int, list[tuple[list[int], list[int], float]]]:
     texts = [file.read_text(encoding="utf-8")[:1500] for file in sorted(samples.rglob("*.md"))]
     found: dict[int, list[tuple[list[int], list[int], float]]] = {share: [] for share in BANDS}
     draw = random.Random(0)
-    for _ in range(90):
+    for _ in range(48):
         text, other = draw.sample(texts, 2)
         hit = Hit(Passage("p", "d", "sample.md", "", "", 0, len(text), text), 1.0, "gold", 1)
         prompt = model.tokenizer.prompt(messages("What does the document say?", [hit], Answering()))

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -29,30 +28,17 @@ from mlxrag.memory import ledger
 from mlxrag.model.admit import HELPS, row_bytes, step_bytes
 from mlxrag.model.attach import resident
 from mlxrag.model.batch_cache import as_batch, can_batch, can_pad, take_places
-from mlxrag.model.batch_row import Row, begin
-from mlxrag.model.cache_layers import can_cut, common, cut_back
+from mlxrag.model.batch_row import Active, Row, begin
+from mlxrag.model.cache import KVStore
+from mlxrag.model.cache_key import store_key
 from mlxrag.model.generate import Completion, Request, complete
 from mlxrag.model.grouping import Group, plan
 from mlxrag.model.load import Model
+from mlxrag.model.pace import MOST_ROWS, USUAL_ROWS, Pace, pace
 from mlxrag.model.rows import Rows, with_adapters
 from mlxrag.model.sample import RECENT, draws_per_token, make_sampler, penalize
+from mlxrag.model.trunk import Trunk
 from mlxrag.settings import Caching, Sampling
-
-
-@dataclass(slots=True)
-class Active:
-    """The rows that are generating, their caches, and the tokens that are on their way.
-
-    Attributes:
-        rows: by their place in the batch; None where a row has finished.  Its place is computed on until another row
-            takes it, since moving the others' keys and values together costs more than many steps.
-    """
-
-    rows: list[Row | None] = field(default_factory=list)
-    cache: list[Any] = field(default_factory=list)
-    tokens: mx.array | None = None
-    logprobs: mx.array | None = None
-    recent: mx.array | None = None
 
 
 def complete_batch(
@@ -62,6 +48,7 @@ def complete_batch(
     *,
     caching: Caching | None = None,
     memory: int | None = None,
+    store: KVStore | None = None,
 ) -> Iterator[Completion]:
     """Generate the answers to many requests.
 
@@ -72,6 +59,7 @@ def complete_batch(
         sampling: how tokens are chosen; a request's own seed, length and stop texts win.
         caching: `decode_concurrency`, `prefill_step_size`, `kv_bits`.
         memory: most bytes for keys and values, or None; fewer rows run at once where it would be exceeded.
+        store: where keys and values of earlier beginnings are, and where those that requests share go.
 
     Yields:
         Completions, in the order in which they finish.
@@ -93,8 +81,10 @@ def complete_batch(
         if not can_batch(make_prompt_cache(model.network, caching.max_kv_size)):
             yield from _one_by_one(model, requests, sampling, caching)
             return
+        names = {r.adapter or model.adapter for r in requests}
+        keys = {name: store_key(model, caching, name) for name in names} if store is not None else {}
         rows = _select_adapters(model, requests, stack)
-        run = _Run(model, sampling, caching, rows, memory)
+        run = _Run(model, sampling, caching, rows, memory, store, keys)
         yield from run.go(plan(requests, model.adapter))
 
 
@@ -126,17 +116,26 @@ class _Run:
     """One call of `complete_batch`."""
 
     def __init__(
-        self, model: Model, sampling: Sampling, caching: Caching, rows: Rows | None, memory: int | None
+        self,
+        model: Model,
+        sampling: Sampling,
+        caching: Caching,
+        rows: Rows | None,
+        memory: int | None,
+        store: KVStore | None,
+        keys: Mapping[str | None, str],
     ) -> None:
         self.model, self.sampling, self.caching, self.adapters, self.memory = model, sampling, caching, rows, memory
         self.width = draws_per_token(sampling)
         self.keep = [*model.tokenizer.encode("\n", add_special_tokens=True), *model.tokenizer.eos_ids]
         self.sampler: Any = None
         self.active = Active()
-        self.trunk: list[Any] = []
-        self.trunk_of: tuple[str | None, tuple[int, ...]] = (None, ())
+        self.trunk = Trunk(model, caching, store, keys)
         self.bytes_per_token = 0.0
         self.hold = ledger().reserve("answers under way", "cache", 0)
+        self.pace: Pace | None = None
+        if not caching.decode_concurrency:
+            self.pace = pace(f"answer with {model.name}@{model.version} of {model.nbytes} bytes", USUAL_ROWS, MOST_ROWS)
 
     def go(self, groups: Sequence[Group]) -> Iterator[Completion]:
         try:
@@ -157,7 +156,17 @@ class _Run:
                     waiting.insert(0, Group(group.adapter, group.shared, rest))
                 if taken:
                     self.join(group, taken)
-            yield from self.step()
+            began, count = time.perf_counter(), len(self.running)
+            done = list(self.step())
+            if self.pace is not None:
+                self.pace.step(count, time.perf_counter() - began)
+            yield from done
+            self.close_ranks(bool(waiting))
+
+    @property
+    def most(self) -> int:
+        """The most rows at once."""
+        return self.caching.decode_concurrency or (self.pace.size if self.pace is not None else USUAL_ROWS)
 
     @property
     def running(self) -> list[Row]:
@@ -166,12 +175,12 @@ class _Run:
 
     def worth(self, group: Group) -> int:
         """Return how many places must be free for rows of a group to join others: all its own, or a share of all."""
-        most = self.caching.decode_concurrency
+        most = self.most
         return max(1, most // 4, min(len(group.requests), most // 2))
 
     def free(self, request: Request | None) -> int:
         """Return how many more rows may start: by the batch size, and by memory where it is limited."""
-        room = self.caching.decode_concurrency - len(self.running)
+        room = self.most - len(self.running)
         if request is not None and self.memory is not None and self.bytes_per_token:
             longest = len(request.prompt) + request.max_tokens
             held = sum(len(r.request.prompt) + r.limit for r in self.running)
@@ -230,7 +239,7 @@ class _Run:
                 gone += [row.request for row in self.running[half:]]
                 places = [i for i, row in enumerate(self.active.rows) if row is not None]
                 self.keep_rows(places[:half])
-                self.trunk, self.trunk_of = [], (None, ())
+                self.trunk.clear()
                 self.hold.resize(self.need())
             if ledger().free() < 0:
                 raise
@@ -239,7 +248,8 @@ class _Run:
     def join(self, group: Group, requests: Sequence[Request]) -> None:
         """Process the prompts of some requests of a group, and let their rows generate."""
         started = time.perf_counter()
-        trunk, fresh = self.grow(group.adapter, requests[0].prompt[: group.shared])
+        self.use([group.adapter])
+        trunk, fresh = self.trunk.grow(group.adapter, requests[0].prompt[: group.shared])
         rests = [list(r.prompt[group.shared :]) for r in requests]
         if can_pad(trunk):
             cache = as_batch([trunk] * len(requests), self.caching)
@@ -247,7 +257,6 @@ class _Run:
             self.process([rest[:-1] for rest in rests], cache)
         else:
             # Recurrent layers would take padding for text, so each row's rest runs alone.
-            self.use([group.adapter])
             alone = [copy.deepcopy(trunk) for _ in requests]
             for rest, one in zip(rests, alone, strict=True):
                 self.process([rest[:-1]], one)
@@ -292,24 +301,6 @@ class _Run:
             self.active = Active([*active.rows, *rows], cache, last, logprobs, recent)
         total = sum(len(r.request.prompt) for r in self.running)
         self.bytes_per_token = sum(c.nbytes for c in self.active.cache) / max(total, 1)
-
-    def grow(self, adapter: str | None, shared: tuple[int, ...]) -> tuple[list[Any], int]:
-        """Return the caches after a shared beginning, made from those of the one before, and how many tokens ran."""
-        owner, known = self.trunk_of
-        same = common(known, shared) if owner == adapter else 0
-        if not self.trunk or same < len(known):
-            if self.trunk and same and can_cut(self.trunk):
-                cut_back(self.trunk, len(known) - same)
-            else:
-                self.trunk, same = make_prompt_cache(self.model.network, self.caching.max_kv_size), 0
-        self.use([adapter])
-        ids = mx.array(shared[same:], mx.int32)
-        for at in range(0, ids.size, self.caching.prefill_step_size):
-            self.model.network(ids[None, at : at + self.caching.prefill_step_size], cache=self.trunk)
-            mx.eval([c.state for c in self.trunk])
-        self.trunk_of = (adapter, shared)
-        # A cache that cannot be cut back is spent by what is done with it.
-        return (self.trunk if can_cut(self.trunk) else copy.deepcopy(self.trunk)), len(shared) - same
 
     def process(self, rests: Sequence[Sequence[int]], cache: list[Any]) -> None:
         """Run the rests of the prompts, padded on the right and then rolled, so that rows end at one place."""
@@ -376,8 +367,11 @@ class _Run:
                 yield row.completion(reason)
         if following is not None:
             active.tokens, active.logprobs = following
-        kept = [i for i, row in enumerate(active.rows) if row is not None]
-        if 2 * len(kept) <= len(active.rows):
+
+    def close_ranks(self, more: bool) -> None:
+        """Move the rows together where half of the places or more are empty and nobody waits for one."""
+        kept = [i for i, row in enumerate(self.active.rows) if row is not None]
+        if not kept or (not more and 2 * len(kept) <= len(self.active.rows)):
             self.keep_rows(kept)
             self.hold.resize(min(self.hold.size, self.need()))
 

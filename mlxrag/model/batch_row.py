@@ -1,10 +1,12 @@
-"""One request of a batch under way: its tokens so far, its text, and when it is finished."""
+"""The requests of a batch that are under way: tokens so far, text, when each is finished."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+import mlx.core as mx
 
 from mlxrag.model.generate import Completion, Request, Stopper, for_request
 from mlxrag.model.load import Model
@@ -56,6 +58,22 @@ class Row:
             self.reused,
             time.perf_counter() - self.started,
         )
+
+
+@dataclass(slots=True)
+class Active:
+    """The rows that are generating, their caches, and the tokens that are on their way.
+
+    Attributes:
+        rows: by their place in the batch; None where a row has finished.  Its place is computed on until another row
+            takes it, since moving the others' keys and values together costs more than many steps.
+    """
+
+    rows: list[Row | None] = field(default_factory=list)
+    cache: list[Any] = field(default_factory=list)
+    tokens: mx.array | None = None
+    logprobs: mx.array | None = None
+    recent: mx.array | None = None
 
 
 def begin(model: Model, request: Request, sampling: Sampling, reused: int, started: float) -> Row:

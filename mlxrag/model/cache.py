@@ -82,7 +82,8 @@ class KVStore:
         memory: most bytes in memory; 0 keeps nothing there.
         folder: directory for entries on disk, or None; what lies there is read, also where nothing is written.
         disk: most bytes on disk; 0 writes nothing.
-        disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.
+        disk_bits: 8 quantizes what goes to disk (a quarter of float32; answers may change); 0 keeps it exact.  What
+            others wrote quantized is read only where this says the same.
         usage: what it has saved.
         hold: what it has of the memory budget; None outside one.
         unbind: ends that the budget asks it for relief.
@@ -299,6 +300,8 @@ class KVStore:
                         size = int.from_bytes(handle.read(8), "little")
                         facts = json.loads(handle.read(size))["__metadata__"]
                     # mlx_lm flattens its metadata: our table is its first part.
+                    if int(facts["0.bits"]) not in (0, self.disk_bits):
+                        continue
                     known = tuple(json.loads(facts["0.tokens"]))
                     self._files[path.name] = (facts["0.key"], known, facts["0.cuts"] == "yes")
                 except (OSError, ValueError, KeyError, OverflowError):

@@ -20,11 +20,16 @@ from mlxrag.settings import Caching
 WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
 
 
-def store_key(model: Model, caching: Caching) -> str:
+def store_key(model: Model, caching: Caching, adapter: str | None = None) -> str:
     """Return what keys and values of this model are bound to, in hex.
 
-    The weights as they are in memory (so another version, quantization or precision is another model), the adapter in
-    use with its scale, the chat template and its arguments, and how the caches are laid out.
+    The weights as they are in memory (so another version, quantization or precision is another model), the adapter with
+    its scale, the chat template and its arguments, and how the caches are laid out.
+
+    Args:
+        model: a loaded model.
+        caching: how caches are laid out.
+        adapter: name of a resident adapter; the one in use unless given.
 
     Cost: reads all weights once per loaded model, and once more per adapter; afterwards nothing.  Weights that are
     changed in place later are not noticed.
@@ -36,10 +41,11 @@ def store_key(model: Model, caching: Caching) -> str:
         base = _digest(placed, None, None, dict(tree_flatten(model.network.parameters())))
     finally:
         placed.use(active)
-    adapter = placed[active] if active is not None else None
+    name = adapter or active
+    weights = placed[name] if name is not None else None
     parts = (
         base,
-        "" if adapter is None else (_digest(placed, active, adapter, adapter.weights), adapter.kind, adapter.scale),
+        "" if weights is None else (_digest(placed, name, weights, weights.weights), weights.kind, weights.scale),
         model.tokenizer.chat_template or "",
         sorted(model.tokenizer.template_args.items()),
         caching.max_kv_size,

@@ -28,6 +28,7 @@ from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model, load
 from mlxrag.model.lookup import Lookup
+from mlxrag.model.pace import USUAL_ROWS
 from mlxrag.model.rerank import Reranker, load_reranker
 from mlxrag.model.row_cost import known_cost
 from mlxrag.rag.answer import REFUSAL, Answer, Turn, make_answer
@@ -307,10 +308,11 @@ def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     sampling = system.settings.sampling
     requests = [Request(str(i), one.ids, sampling.max_tokens) for i, one in fitted.items()]
     longest = max((len(r.prompt) + r.max_tokens for r in requests), default=0)
-    system.relief.asked = (longest, min(len(requests), caching_of(system).decode_concurrency))
+    system.relief.asked = (longest, min(len(requests), caching_of(system).decode_concurrency or USUAL_ROWS))
     retrieval = round((time.perf_counter() - started) / max(len(window), 1), 4)
     position = 0
-    for completion in complete_batch(system.model, requests, sampling, caching=caching_of(system)):
+    caching = caching_of(system)
+    for completion in complete_batch(system.model, requests, sampling, caching=caching, store=system.store):
         i = int(completion.id)
         usage = usage_of(system, completion, fitted[i]) | {"retrieval_seconds": retrieval}
         found[i] = finish(window[i].question, completion, fitted[i], usage, {"model": system.model_name})

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput, NotFound
+from mlxrag.model import batch
 from mlxrag.model.attach import resident
 from mlxrag.model.batch import complete_batch
+from mlxrag.model.batch_cache import can_batch
+from mlxrag.model.cache import KVStore
 from mlxrag.model.generate import Completion, Request, complete
 from mlxrag.model.grouping import plan
 from mlxrag.model.load import Model, load
@@ -166,3 +170,38 @@ def test_a_long_common_beginning_is_not_given_up_for_a_short_one() -> None:
     asked = [Request(f"{k}{i}", (*instruction, *passages[k], 7 + i), 1) for k in (0, 1) for i in range(4)]
     asked += [Request(f"x{i}", (*instruction, 3, 3, i), 1) for i in range(2)]
     assert sorted((g.shared, len(g.requests)) for g in plan(asked)) == [(20, 2), (120, 4), (120, 4)]
+
+
+def test_beginnings_are_taken_from_the_store_and_left_there(model: Model) -> None:
+    """A second batch on the same passages does not process them again, and says the same as without a store."""
+    store = KVStore(64 << 20)
+    asked = [Request(str(i), (*SHARED, 9 + i, 4), 6) for i in range(4)]
+    first = {c.id: c for c in complete_batch(model, asked, store=store)}
+    more = [Request(str(i), (*SHARED, 40 + i, 4), 6) for i in range(4)]
+    again = {c.id: c for c in complete_batch(model, more, store=store)}
+    assert all(same(first[r.id], complete(model, r)) for r in asked)
+    assert all(same(again[r.id], complete(model, r)) for r in more)
+    if can_batch(make_prompt_cache(model.network)):
+        assert min(c.reused_tokens for c in again.values()) >= len(SHARED) and store.usage.hits == 1
+
+
+def test_rows_take_the_places_of_finished_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with long and short prompts, a penalty, and random numbers of their own."""
+    taken = []
+    real = batch.take_places
+    monkeypatch.setattr(batch, "take_places", lambda *args: taken.append(real(*args)) or taken[-1])
+    draw = random.Random(4)
+    asked = [
+        Request(
+            str(i),
+            tuple(draw.randrange(5, 300) for _ in range(draw.choice([5, 20, 90]))),
+            draw.randrange(1, 30),
+            seed=i,
+        )
+        for i in range(40)
+    ]
+    with load(write_model(tmp_path / "toy")) as model:
+        for sampling in (Sampling(), Sampling(temp=1.2, repetition_penalty=1.3)):
+            done = {c.id: c for c in complete_batch(model, asked, sampling, caching=Caching(decode_concurrency=8))}
+            assert all(same(done[r.id], complete(model, r, sampling)) for r in asked)
+    assert taken.count(True) > 2 and False in taken  # the first rows find nothing to take the places of
