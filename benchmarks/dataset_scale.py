@@ -1,4 +1,4 @@
-"""Time and memory of a dataset of many examples: write, read, draw at random, split by document.
+"""Time and memory of a dataset of many examples: write, read, draw, split, audit, compare, clean, augment, export.
 
     python benchmarks/dataset_scale.py --examples 1000000
 
@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,12 +62,27 @@ def examples(count: int) -> Iterator:
 
 
 def step(name: str, root: Path, count: int) -> dict[str, float]:
+    """Do one step, and return its seconds, peak memory, and the most of it that was not mapped from files."""
+    from mlxrag.data.audit import audit
+    from mlxrag.data.augment import augment
+    from mlxrag.data.clean import boilerplate_of, clean, repeats
     from mlxrag.data.dataset import freeze, open_dataset, sample, split_by_document
+    from mlxrag.data.diff import difference
+    from mlxrag.data.export import write_examples
     from mlxrag.workspace import Workspace
 
     ws = Workspace(root)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    most = [anonymous()]
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            most[0] = max(most[0], anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, cpu = time.perf_counter(), time.process_time()
     if name == "write":
         freeze(ws, "scale", examples(count))
     elif name == "read":
@@ -77,39 +93,55 @@ def step(name: str, root: Path, count: int) -> dict[str, float]:
             rows[rng.randrange(count)]
     elif name == "sample 1,000, stratified":
         assert len(sample(open_dataset(ws, "scale").split(), 1000)) == min(1000, count)
-    else:
+    elif name == "split by document":
         dataset = open_dataset(ws, "scale")
         freeze(ws, "parts", split_by_document(dataset, {"train": 0.8, "valid": 0.1, "test": 0.1}))
-    seconds = time.perf_counter() - start
-    anonymous = (
-        int(
-            next(
-                line.split()[1]
-                for line in Path("/proc/self/status").read_text().splitlines()
-                if line.startswith("RssAnon")
-            )
-        )
-        if sys.platform == "linux"
-        else 0
-    )
+    elif name == "audit":
+        assert "document in two splits" not in audit(open_dataset(ws, "parts")).times
+    elif name == "diff":
+        assert difference(open_dataset(ws, "scale"), open_dataset(ws, "clean")).same > 0.9 * count
+    elif name == "clean":
+        rows = open_dataset(ws, "scale").split()
+        cleaned = clean(rows, boilerplate=boilerplate_of(rows), repeated=repeats(rows))
+        freeze(ws, "clean", (("all", one.after) for one in cleaned if one.after is not None))
+    elif name == "augment by case":
+        made = augment(open_dataset(ws, "scale").split(), ["case"])
+        freeze(ws, "more", (("all", one.example) for one in made if not one.refused))
+    elif name == "export as chat":
+        write_examples(open_dataset(ws, "scale").split(), root / "chat.jsonl", "chat")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    ended.set()
+    watcher.join()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1024 if sys.platform == "linux" else 1024 * 1024
     return {
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
         "peak_mb": round(peak / unit),
         "before_mb": round(base / unit),
-        "anonymous_mb": round(anonymous / 1024),
+        "held_mb": round(most[0] / 1024),
     }
 
 
-STEPS = ("write", "read", "draw 10,000 at random", "sample 1,000, stratified", "split by document")
+def anonymous() -> int:
+    """Return the kilobytes of this process that are mapped from no file; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("RssAnon")))
+
+
+STEPS = (
+    "write", "read", "draw 10,000 at random", "sample 1,000, stratified", "split by document", "audit", "clean", "diff",
+    "augment by case", "export as chat",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=1_000_000)
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--step")
+    parser.add_argument("--step", choices=STEPS, help="this one alone, on what earlier ones left in --root")
     given = parser.parse_args()
     if given.step:
         print(json.dumps(step(given.step, given.root, given.examples)))

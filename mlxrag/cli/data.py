@@ -249,7 +249,7 @@ def audit(
 @data.command()
 @click.argument("dataset")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--to", "form", required=True, help="mlxrag, squad, csv, ragas, chat or parquet.")
+@click.option("--to", "form", required=True, help="mlxrag, squad, clapnq, csv, ragas, chat or parquet.")
 @click.option(
     "--split", "split_name", help="One split into the file PATH; unless given, every split into the directory PATH."
 )

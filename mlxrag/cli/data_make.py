@@ -138,6 +138,47 @@ def clean(dataset: str, name: str | None, near: float, passages: bool, as_json: 
 @data.command()
 @click.argument("dataset")
 @click.option("--name", help="What to call the result; the same name unless given.")
+@knobs(ModelSettings)
+@knobs(Retrieval, only=("index", "retriever"))
+@shared
+def grade(
+    dataset: str, name: str | None, workspace: Path | None, config: Path | None, as_json: bool, **flags: Any
+) -> None:
+    """Note in every example of DATASET how difficult it is: the rank of its passage, the answer with it and without it.
+
+    For examples from elsewhere; those that `make` kept have it.  `audit` shows the distributions.  Stopped in the
+    middle, the same command goes on.
+    """
+    from mlxrag import settings as s
+    from mlxrag.data.augment import spool
+    from mlxrag.data.dataset import freeze, open_dataset
+    from mlxrag.data.round_trip import grade as graded
+    from mlxrag.rag.system import open_system
+    from mlxrag.workspace import open_workspace
+
+    ws = open_workspace(workspace)
+    settings = s.read(config, flags)
+    opened = open_dataset(ws, dataset)
+    with open_system(settings, ws, s.given(config, flags)) as system:
+        done = spool(ws, opened, "grade", system.fingerprint)
+        splits = (split for split, count in opened.counts.items() for _ in range(count))
+        rows = graded(system, opened.split(), settings.making, done)
+        items = zip(splits, show.progress(rows, "grading", len(opened), "examples"), strict=True)
+        made = freeze(
+            ws, name or opened.name, items, inputs=[opened.ref], settings={"model": system.model_name},
+            notes={"model": system.model_name},
+        )  # fmt: skip
+        done.unlink()
+    show.result(
+        made_answer(made),
+        as_json,
+        lambda: click.echo(f"{made.ref}: {', '.join(f'{n} {c}' for n, c in made.counts.items())}"),
+    )
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--name", help="What to call the result; the same name unless given.")
 @click.option(
     "--by",
     "names",

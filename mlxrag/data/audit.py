@@ -112,7 +112,7 @@ def audit(
         diversity["embedding spread"] = embedding_spread(encode(questions[:ENCODED]))
     figures = quality.rows()
     return Audit(
-        dataset.ref, dataset.counts, tuple(sorted(found.kept, key=lambda f: (not f.grave, f.kind))), found.times,
+        dataset.ref, dataset.counts, tuple(sorted(found.kept, key=lambda f: (not f.grave, f.kind))), dict(found.times),
         {name: spread(figures[:, i]) for i, name in enumerate(QUALITY)}, diversity,
         dict(Counter(t for tags in dataset.split().column("tags") for t in tags).most_common()),
         dict(languages.most_common()), dict(openings.most_common(20)),

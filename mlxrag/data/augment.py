@@ -248,9 +248,9 @@ def _checked(made: Sequence[Augmented], check: Check) -> list[Augmented]:
 
 
 def spool(workspace: Workspace, dataset: Dataset, *facts: Any) -> Path:
-    """Return the journal of an augmentation that asks a model; the same dataset and facts find it again."""
+    """Return the journal of a job over a dataset that asks a model; the same dataset and facts find it again."""
     key = hashlib.sha256(json.dumps([dataset.version, *facts], sort_keys=True, default=list).encode()).hexdigest()[:16]
-    return workspace.root / "datasets" / dataset.name / f".augment-{key}.jsonl"
+    return workspace.root / "datasets" / dataset.name / f".unfinished-{key}.jsonl"
 
 
 def fault(new: Example, one: Example) -> str:

@@ -170,7 +170,7 @@ def version_of(digests: bytes | bytearray) -> str:
 
 
 def split_by_document(
-    dataset: Dataset | Sequence[Example],
+    dataset: Dataset | Iterable[Example],
     fractions: Mapping[str, float],
     *,
     seed: int = 0,
@@ -184,7 +184,7 @@ def split_by_document(
     one to the split that lacks most; so each split is near its fraction, and none is empty while there are groups.
 
     Args:
-        dataset: what to split, or examples that are none yet; its own splits are forgotten.
+        dataset: what to split, or examples that are none yet and can be read twice; its own splits are forgotten.
         fractions: share of the examples for each split, such as `{"train": 0.8, "valid": 0.1, "test": 0.1}`.
         seed: another one gives another order.
         near: least estimated Jaccard similarity at which passages count as the same.

@@ -99,15 +99,40 @@ def _write_squad(examples: Iterable[Example], path: Path) -> int:
 
 
 def _write_chat(examples: Iterable[Example], path: Path) -> int:
-    """Chat rows for `mlx_lm.lora`, laid out exactly as `mlxrag ask` lays out its prompt, gold passages first."""
+    """Chat rows for `mlx_lm.lora`, laid out exactly as `mlxrag ask` lays out its prompt; the answer cites where it stands."""
 
     def row(e: Example) -> dict[str, Any]:
         hits = [Hit(p, 1.0 / (n + 1), "gold", n + 1) for n, p in enumerate(e.passages)]
         asked = messages(e.question, hits, Answering(), history=e.history)
-        said = f"{e.answers[0]} [1]" if e.answers else REFUSAL
+        said = f"{e.answers[0]}{_citation(e)}" if e.answers else REFUSAL
         return {"messages": [*asked, {"role": "assistant", "content": said}]}
 
     return _lines(map(row, examples), path)
+
+
+def _citation(e: Example) -> str:
+    """Return ` [n]` for the passage that holds the evidence, else the answer, else the first; nothing without passages."""
+    for quotes in (e.evidence, e.answers[:1]):
+        for n, p in enumerate(e.passages, 1):
+            if any(quote in p.text for quote in quotes):
+                return f" [{n}]"
+    return " [1]" if e.passages else ""
+
+
+def _write_clapnq(examples: Iterable[Example], path: Path) -> int:
+    """CLAPnq's JSON lines: `input`, `passages`, `output` with answer and selected sentences (none where nothing answers)."""
+    return _lines(
+        (
+            {
+                "id": e.id,
+                "input": e.question,
+                "passages": [{"title": p.title, "text": p.text, "sentences": []} for p in e.passages],
+                "output": [{"answer": a, "selected_sentences": list(e.evidence)} for a in e.answers or ("",)],
+            }
+            for e in examples
+        ),
+        path,
+    )
 
 
 def _write_parquet(examples: Iterable[Example], path: Path) -> int:
@@ -124,6 +149,7 @@ def _write_parquet(examples: Iterable[Example], path: Path) -> int:
 EXPORTERS: dict[str, Writer] = {
     "mlxrag": _write_own,
     "squad": _write_squad,
+    "clapnq": _write_clapnq,
     "csv": _write_csv,
     "ragas": _write_ragas,
     "chat": _write_chat,

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -176,35 +177,55 @@ def finish(
     Raises:
         BadInput: nothing was kept; says which gates refused how many.
     """
-    everything = [one for _, made in _finished(folder) for one in made]
-    counts = tally(everything)
+    counts = tally(_verdicts(folder))
     if not counts.kept:
         raise BadInput(f"no question was kept of {counts.proposed} proposed; refused by {dict(counts.refused)}")
-    limit = making.num_questions or counts.kept
-    kept = [one for one in everything if not one.refused][:limit]
-    aside = [
-        BadRow(f"{one.candidate.maker}: {one.candidate.question}", f"{one.refused}: {one.gates[one.refused]}")
-        for one in everything
-        if one.refused
-    ]
     facts = {"yield": {"proposed": counts.proposed, "kept": counts.kept, "refused": dict(counts.refused),
                        "makers": {m: list(c) for m, c in counts.makers.items()}}, "model": system.model_name, "system": system.fingerprint}  # fmt: skip
     assert system.index is not None
-    inputs = [f"indexes/{system.index.name}"]
-    examples = [to_example(one) for one in kept]
-    items: Iterable[tuple[str, Example | BadRow]] = [("all", e) for e in examples]
-    if shares:
-        with suppress(BadInput):  # too few documents to split: one split, which the counts show
-            items = list(split_by_document(examples, shares, seed=seed))
     settings = {
         "making": making.model_dump(),
         "retrieval": system.settings.retrieval.model_dump(),
         "shares": dict(shares or {}),
     }
-    rows_ = [*items, *(("all", bad) for bad in aside)]
-    made = freeze(workspace, name, rows_, inputs=inputs, settings=settings, notes=facts)
+    items = _items(folder, making.num_questions or counts.kept, shares, seed)
+    inputs = [f"indexes/{system.index.name}"]
+    made = freeze(workspace, name, items, inputs=inputs, settings=settings, notes=facts)
     shutil.rmtree(folder)
     return made, counts
+
+
+class Kept:
+    """The examples that a making kept, read from its folder at every look.
+
+    Args:
+        folder: of `spool`, all windows done.
+        limit: how many of them at most.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def __iter__(self) -> Iterator[Example]:
+        return islice((to_example(one) for one in _verdicts(self.folder) if not one.refused), self.limit)
+
+
+def _items(
+    folder: Path, limit: int, shares: Mapping[str, float] | None, seed: int
+) -> Iterator[tuple[str, Example | BadRow]]:
+    """Yield what was kept with its split, then what was refused with its reason."""
+    kept = Kept(folder, limit)
+    placed: Iterator[tuple[str, Example]] = (("all", e) for e in kept)
+    if shares:
+        split = split_by_document(kept, shares, seed=seed)
+        with suppress(BadInput):  # too few documents to split: one split, which the counts show
+            placed = chain([next(split)], split)
+    yield from placed
+    for one in _verdicts(folder):
+        if one.refused:
+            place = f"{one.candidate.maker}: {one.candidate.question}"
+            yield "all", BadRow(place, f"{one.refused}: {one.gates[one.refused]}")
 
 
 def to_example(made: Made) -> Example:
@@ -325,6 +346,10 @@ def _round_trip(
             for i, verdict in zip(open_, check(system, [current[i] for i in open_], making), strict=True):
                 note(i, gate, verdict)
     yield from zip(current, noted, faults, strict=True)
+
+
+def _verdicts(folder: Path) -> Iterator[Made]:
+    return (one for _, made in _finished(folder) for one in made)
 
 
 def _finished(folder: Path) -> Iterator[tuple[int, list[Made]]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mlxrag.data.candidate import Candidate, Maker, literal
 from mlxrag.data.corpus import Corpus
+from mlxrag.data.make_unanswerable import swapped
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.generate import Request
 from mlxrag.model.load import Model
@@ -41,6 +42,7 @@ def by_model(model: Model, kinds: Sequence[str] = tuple(KINDS), seed: int = 0) -
     for kind in kinds:
         yield f"model:{kind}", _maker(model, kind, seed)
     yield "model:comparison", _comparer(model, seed)
+    yield "model:unanswerable", _swapper(model, seed + 1)
 
 
 def _maker(model: Model, kind: str, seed: int) -> Maker:
@@ -64,6 +66,19 @@ def _comparer(model: Model, seed: int) -> Maker:
             made = parse(text, pair, "model:comparison", ("comparison",))
             if made is not None:
                 yield made
+
+    return maker
+
+
+def _swapper(model: Model, seed: int) -> Maker:
+    ask = _maker(model, "fact", seed)
+
+    def maker(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candidate]:
+        """Ask the model for a fact, and swap the name, year or place in its question for one that nothing answers."""
+        for candidate in ask(passages, corpus):
+            twin = swapped(candidate, corpus, "model:unanswerable")
+            if twin is not None:
+                yield twin
 
     return maker
 

@@ -20,18 +20,28 @@ def unanswerable(passages: Sequence[Passage], corpus: Corpus) -> Iterator[Candid
     The other thing must be of the same kind, no cell may answer the new question, and no line that names the other
     thing may hold half of the question's other words.
     """
-    if "names" not in corpus.derived:
-        corpus.derived["names"] = _Names(corpus)
-    names = corpus.derived["names"]
     for passage in passages:
         done = 0
         for maker in (table, amount, time, reason):
             for candidate in maker([passage], corpus):
-                swapped = names.swapped(candidate.question, passage, candidate.answers) if done < 3 else None
-                if swapped is not None:
-                    question, near = swapped
-                    yield Candidate(question, (), (near or passage,), (), "rule:unanswerable", ("unanswerable",))
+                twin = swapped(candidate, corpus, "rule:unanswerable") if done < 3 else None
+                if twin is not None:
+                    yield twin
                     done += 1
+
+
+def swapped(candidate: Candidate, corpus: Corpus, maker: str) -> Candidate | None:
+    """Return the twin of an answerable question that nothing answers; None where no name, year or place can be swapped.
+
+    Its passage names the other thing, where one does.
+    """
+    if "names" not in corpus.derived:
+        corpus.derived["names"] = _Names(corpus)
+    found = corpus.derived["names"].swapped(candidate.question, candidate.passages[0], candidate.answers)
+    if found is None:
+        return None
+    question, near = found
+    return Candidate(question, (), (near or candidate.passages[0],), (), maker, ("unanswerable",))
 
 
 class _Names:

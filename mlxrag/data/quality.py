@@ -69,7 +69,7 @@ def readability(example: Example) -> float | None:
     206.835 - 1.015 words per sentence - 84.6 syllables per word, syllables as groups of vowels.
     Source: Flesch 1948, "A new readability yardstick".
     """
-    text = " ".join((*(p.text for p in example.passages), example.question))
+    text = " ".join((example.question, *(p.text for p in example.passages)))
     found = re.findall(r"[A-Za-z]+", text)
     if not found or language_of(text) != "en":
         return None

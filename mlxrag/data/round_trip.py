@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from mlxrag.data.candidate import Candidate
 from mlxrag.data.example import Example, example
 from mlxrag.data.gates import Verdict, is_named, is_right
+from mlxrag.data.journal import Journal, rows
+from mlxrag.data.store import batched
 from mlxrag.data.words import normal
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.generate import Request
@@ -22,7 +26,7 @@ from mlxrag.model.load import Model
 from mlxrag.rag.answer import is_refusal, messages
 from mlxrag.rag.document import Hit
 from mlxrag.rag.retrieve import retrieve_many
-from mlxrag.rag.system import Asked, System, ask_many
+from mlxrag.rag.system import WINDOW, Asked, System, ask_many
 from mlxrag.settings import Answering, Making, Sampling
 
 CLOSED_BOOK = Answering(system_prompt="Answer the question in a few words.")
@@ -95,6 +99,36 @@ def known_already(system: System, candidates: Sequence[Candidate], making: Makin
         right = right and "comparison" not in candidate.tags
         verdicts.append(Verdict(not right, f"f1 {f1:.2f}" + (f", knew {texts[i][:60]!r}" if right else "")))
     return verdicts
+
+
+def grade(system: System, examples: Iterable[Example], making: Making, done: Path) -> Iterator[Example]:
+    """Yield examples of any origin with what the round trip says of them noted in their gates; nothing is refused.
+
+    So imported ones too have a rank of the gold passage, and whether the model knows the answer with and without it.
+
+    Args:
+        system: with an index.
+        examples: what to grade; those without passages are not read again.
+        making: limits of the gates.
+        done: a journal of the notes; killed in the middle, the same call goes on after its last row.
+    """
+    before = rows(done)
+    with Journal(done) as journal:
+        for window in batched(examples, WINDOW):
+            known = [row["gates"] for row in islice(before, len(window))]
+            left = [
+                Candidate(e.question, e.answers, e.passages, e.evidence, e.source, e.tags) for e in window[len(known) :]
+            ]
+            found = [verdict for _, verdict in found_again(system, left, making)] if left else []
+            read = iter(read_again(system, [c for c in left if c.passages], making))
+            without = known_already(system, left, making) if left else []
+            for candidate, retrieval, closed in zip(left, found, without, strict=True):
+                reading = next(read).note if candidate.passages else "no passage"
+                gates = {"retrieval": retrieval.note, "reading": reading, "closed_book": closed.note}
+                journal.add({"gates": gates})
+                known.append(gates)
+            for one, gates in zip(window, known, strict=True):
+                yield replace(one, gates={**one.gates, **gates})
 
 
 def paraphrase(model: Model) -> Callable[[Example, random.Random, Any], Iterator[Example]]:

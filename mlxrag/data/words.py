@@ -11,6 +11,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 ARTICLES: dict[str, str] = {
     "en": "a an the",
@@ -73,7 +74,12 @@ def normal(text: str, language: str = "") -> str:
 
 def words(text: str) -> list[str]:
     """Return the words of a text, case folded; each character of a script without spaces is one."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return list(_words(text))
+
+
+@lru_cache(maxsize=64)  # an example's passages are looked at by many measures, one after the other
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def content_words(text: str, language: str = "en") -> list[str]:
@@ -89,6 +95,7 @@ def overlap_f1(given: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * same / (len(given) + len(gold))
 
 
+@lru_cache(maxsize=64)
 def language_of(text: str) -> str:
     """Return two letters for the language of a text, by script and stop words; an empty string where neither says."""
     sample = text[:2000]

@@ -140,8 +140,18 @@ def test_what_is_exported_can_be_imported(form: str, tmp_path: Path) -> None:
     assert (
         isinstance(first, Example) and first.answers[0].startswith("Calder Quay") and "pier" in first.passages[0].text
     )
-    if form in {"mlxrag", "squad", "csv", "parquet"}:
+    if form in {"mlxrag", "squad", "clapnq", "csv", "parquet"}:
         assert [i.answerable for i in back if isinstance(i, Example)] == [True, False]
+
+
+def test_a_chat_answer_cites_the_passage_that_it_is_from(tmp_path: Path) -> None:
+    """Among other passages the citation is the number of the one with the evidence, not the first."""
+    gold, other = passage("The pier opens at 9:30.", "a.md"), passage("The quay is closed.", "b.md")
+    one = ask("When?", "9:30", gold=(other, gold), evidence=("The pier opens at 9:30.",))
+    bare = ask("When?", "at half past nine", gold=())
+    assert write_examples([one, bare], tmp_path / "chat.jsonl", "chat") == 2
+    rows = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text().splitlines()]
+    assert [r["messages"][-1]["content"] for r in rows] == ["9:30 [2]", "at half past nine"]
 
 
 def test_own_rows_round_trip_exactly() -> None:

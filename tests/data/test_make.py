@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mlxrag.data import make_model
 from mlxrag.data.candidate import Candidate, from_row, literal, to_row
 from mlxrag.data.corpus import survey
 from mlxrag.data.duplicates import Near
@@ -176,6 +178,20 @@ def test_a_model_writes_lines_or_json_or_nothing() -> None:
     assert parse('{"question": "When?", "answer": "9:30", "evidence": "x"}', (here,), "m", ()) is not None
     assert parse("Question: When?", (here,), "m", ()) is None and parse("{broken", (here,), "m", ()) is None
     assert literal("not there", here) == "not there"
+
+
+def test_a_model_is_asked_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind has a maker; a comparison needs two passages; a twin without an answer has another name in its question."""
+    said = "Question: How much does the Ox 60 weigh?\nAnswer: 7.9 kg\nEvidence: The Ox 60 weighs 7.9 kg."
+    monkeypatch.setattr(make_model, "_prompt", lambda model, passages, kind: [])
+    monkeypatch.setattr(make_model, "_complete", lambda model, prompts, seed: [said] * len(prompts))
+    here = passage("trailer: Ox 60; weight: 7.9 kg; price: $5\ntrailer: Plover S; price: $6; colour: red")
+    corpus = survey([here, replace(here, id="other")])
+    made = {name: list(maker(corpus.passages, corpus)) for name, maker in make_model.by_model(None)}  # type: ignore[arg-type]
+    assert {n for n, c in made.items() if c} >= {"model:fact", "model:number", "model:why", "model:comparison"}
+    assert len(made["model:comparison"][0].passages) == 2
+    twin = made["model:unanswerable"][0]
+    assert twin.question == "How much does Plover S weigh?" and not twin.answers
 
 
 def test_candidates_come_back_as_they_were() -> None:

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from mlxrag.cli.main import cli
 from mlxrag.data.dataset import Dataset
+from mlxrag.data.quality import gold_rank
+from mlxrag.data.round_trip import grade
 from mlxrag.errors import BadInput, Mismatch
 from mlxrag.evaluate import run as room
 from mlxrag.evaluate.evaluate import evaluate, examples_of, read_scores, report_of, rescore
@@ -26,7 +28,7 @@ from mlxrag.evaluate.run import answer_all, from_row, read_rows, row_of
 from mlxrag.evaluate.score import Score
 from mlxrag.rag.answer import Answer
 from mlxrag.rag.system import Asked, System, ask, ask_many, open_system
-from mlxrag.settings import Evaluating
+from mlxrag.settings import Evaluating, Making
 from mlxrag.workspace import Artefact, Workspace
 from tests.evaluate import world as w
 from tests.evaluate.kit import ask as an_example
@@ -221,6 +223,20 @@ def test_the_gate_passes_fails_and_misses() -> None:
         gate(before, [Score("other", "f1", 1.0)], homes, {"f1": 0.1}, settings)
     with pytest.raises(BadInput, match="MEASURE=NUMBER"):
         limits(["f1"])
+
+
+def test_grading_notes_how_difficult_examples_are(root: Path, ws: Workspace, asked: Dataset, tmp_path: Path) -> None:
+    """Rank of the passage and the model's F1 with and without it stand in the gates; a grading that was cut off goes on."""
+    with open_system(w.settings(root), ws) as system:
+        done = tmp_path / "notes.jsonl"
+        first = next(iter(grade(system, asked.split(), Making(), done)))
+        assert first.gates["retrieval"].startswith("rank 1") and first.gates["closed_book"].startswith("f1")
+        lines = done.read_text().splitlines()
+        done.write_text("\n".join(lines[:3]) + "\n")
+        whole = list(grade(system, asked.split(), Making(), done))
+    assert [e.id for e in whole] == [e.id for e in asked.split()] and whole[0].gates == first.gates
+    assert len(done.read_text().splitlines()) == 8 and whole[-1].gates["reading"] == "no passage"
+    assert gold_rank(whole[0]) == 1.0
 
 
 def test_the_command_line_runs_reports_and_gates(root: Path, ws: Workspace, asked: Dataset, tmp_path: Path) -> None:
