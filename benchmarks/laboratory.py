@@ -106,9 +106,8 @@ def examples(count: int, rng: random.Random) -> Iterator[Example]:
         yield example(question, (), passages, "laboratory", tags=("unanswerable",))
 
 
-def main() -> None:
-    """Write the three parts."""
-    out = Path(sys.argv[1])
+def write(out: Path) -> None:
+    """Write the three parts into a directory."""
     out.mkdir(parents=True, exist_ok=True)
     for number, (part, count) in enumerate(COUNTS.items()):
         seen: dict[str, Example] = {e.id: e for e in examples(count, random.Random(number))}
@@ -124,4 +123,4 @@ def _article(device: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]))

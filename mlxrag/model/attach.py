@@ -129,7 +129,7 @@ class Adapters:
         if adapter.base and adapter.base != self.base and not any_base:
             raise Mismatch(
                 f"adapter {adapter.name!r} was trained on {adapter.base_name or 'a base'} ({adapter.base}), not on "
-                f"{self.base_name or 'this network'} ({self.base}); load that base, or say that any base of this shape will do"
+                f"{self.base_name or 'this network'} ({self.base}); load that base, or train the adapter again on this one"
             )
         check(adapter, self._modules, self.network.layers)
         if self.active == adapter.name:

@@ -1,8 +1,9 @@
 """Several adapters in one batch: each row of a batch uses its own adapter, or none, over one base.
 
 Strategy: the low-rank matrices of all adapters are stacked, `(n, in, rank)` and `(n, rank, out)`, smaller ranks padded
-with zeros and the scale folded into the second, and each row gathers its own two with `mx.gather_mm`.  Entry 0 is
-zeros, for rows without an adapter.  DoRA is the same product times one stored factor per row and output.  The base may
+with zeros and the scale folded into the second, and each row takes its own two.  They are copied once for each choice of
+rows where that takes no more memory than the stack, and looked up in every product (`mx.gather_mm`) where there are more
+rows than adapters.  Entry 0 is zeros, for rows without an adapter.  DoRA is the same product times one stored factor per row and output.  The base may
 be quantized.  Knows nothing of prompts, caches and sampling: whoever runs the batch says which row uses what.
 Source: the idea of gathered low-rank products is Punica's (arXiv:2310.18547) and S-LoRA's (arXiv:2311.03285).
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlxrag.errors import Mismatch, NotFound, nearest
+from mlxrag.memory import ledger
 from mlxrag.model.adapter import Adapter
 from mlxrag.model.attach import check, dimensions, parent_of, resident, weight_of
 
@@ -65,8 +68,9 @@ def with_adapters(network: nn.Module, adapters: Sequence[Adapter]) -> Iterator[R
     Raises:
         Mismatch: an adapter belongs to another base or does not fit, is of kind full, or changes experts or (as dora)
             embeddings, which cannot be chosen per row.
+        WontFit: there is no room for the stacked weights.
 
-    Cost: the stacked weights, `adapters + 1` times the largest rank; about a tenth of the decoding time of the base.
+    Cost: the stacked weights, `adapters + 1` times the largest rank, and at most as much again for the rows' own.
 
     Example:
         >>> with with_adapters(model.network, [a, b]) as rows:
@@ -84,12 +88,18 @@ def with_adapters(network: nn.Module, adapters: Sequence[Adapter]) -> Iterator[R
     given = [adapter.modules for adapter in adapters]
     paths = dict.fromkeys(path for tensors in given for path in tensors)
     old = []
+    made: list[Any] = []
     try:
         for path in paths:
             holder, key = parent_of(network, path)
             old.append((holder, key, holder[key]))
             holder[key] = _stack(modules[path], path, adapters, rows)
-        yield rows
+            made.append(holder[key])
+        size = sum(layer.a.nbytes + layer.b.nbytes for layer in made)
+        helps = "fewer adapters in one batch would help"
+        with ledger().reserve("adapters of a batch", "adapter", 2 * size, helps=helps):
+            mx.eval([(layer.a, layer.b, layer.get("factor")) for layer in made])
+            yield rows
     finally:
         for holder, key, module in old:
             holder[key] = module
@@ -109,15 +119,33 @@ class RowLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map `(rows, length, in)` to `(rows, length, out)`."""
-        index = self.rows.of(x.shape[0])
-        z = mx.gather_mm(mx.gather_mm(x.astype(self.a.dtype), self.a, rhs_indices=index), self.b, rhs_indices=index)
         y = self.linear(x)
+        index = self.rows.of(x.shape[0])
+        own = self._own()
+        wide = x.astype(self.a.dtype)
+        if own is not None and "factor" not in self and y.dtype == self.a.dtype:
+            return mx.addmm(y, wide @ own[0], own[1])
+        if own is not None:
+            z = wide @ own[0] @ own[1]
+        else:
+            z = mx.gather_mm(mx.gather_mm(wide, self.a, rhs_indices=index), self.b, rhs_indices=index)
         if "factor" not in self:
             return y + z.astype(x.dtype)
         # factor (Wx + z) + bias, written so that a row whose factor is 1 keeps the base's bits.
         more = self.factor[index][:, None] - 1
         plain = y - self.linear.bias if "bias" in self.linear else y
         return y + (z + more * (plain + z)).astype(x.dtype)
+
+    def _own(self) -> tuple[mx.array, mx.array] | None:
+        """The matrices of the selected rows, copied; None where they would take more memory than all adapters do."""
+        index = self.rows.index
+        if index.shape[0] > self.a.shape[0]:
+            return None
+        if self.__dict__.get("index") is not index:
+            self.__dict__["index"] = index
+            self.__dict__["own"] = (self.a[index], self.b[index])
+        own: tuple[mx.array, mx.array] = self.__dict__["own"]
+        return own
 
 
 class RowEmbedding(nn.Module):
@@ -183,12 +211,11 @@ def _stack(module: nn.Module, path: str, adapters: Sequence[Adapter], rows: Rows
             whole = weight_of(module) + up.T @ down.T
             factor = tensors["m"] / mx.linalg.norm(whole.astype(mx.float32), axis=1)
         pad = rank - down.shape[1]
-        first.append(mx.pad(down, [(0, 0), (0, pad)]))
-        second.append(mx.pad(up, [(0, pad), (0, 0)]))
+        first.append(mx.pad(down, [(0, 0), (0, pad)]) if pad else down)
+        second.append(mx.pad(up, [(0, pad), (0, 0)]) if pad else up)
         factors.append(factor)
     a, b = mx.stack(first).astype(mx.float32), mx.stack(second).astype(mx.float32)
     scaled = mx.stack(factors) if any(adapter.kind == "dora" for adapter in adapters) else None
-    mx.eval(a, b, scaled)
     layer = RowEmbedding(module, a, b, rows) if embedded else RowLinear(module, a, b, scaled, rows)
     layer.freeze()
     layer.eval()

@@ -24,7 +24,7 @@ from mlxrag.train.job import Job, run_job
 from mlxrag.train.plan import notch
 from mlxrag.train.state import adopt
 from mlxrag.train.step import Step
-from mlxrag.workspace import write_json
+from mlxrag.workspace import lock, open_workspace, write_json
 
 CHILD = (sys.executable, "-m", "mlxrag.train.worker")
 OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGKILL)
@@ -75,8 +75,12 @@ def main(path: str, folder: str) -> int:
     said = json.loads(Path(path).read_text(encoding="utf-8"))
     job = Job(**said)
     try:
-        for step in run_job(job, Path(folder)):
-            print(json.dumps({"step": asdict(step)}), flush=True)  # noqa: T201  # to the parent
+        # The child of a parent that was killed ends with its next step; until then it may still write.
+        with lock(open_workspace(job.workspace), f"worker-{job.name}"):
+            for step in run_job(job, Path(folder)):
+                print(json.dumps({"step": asdict(step)}), flush=True)  # noqa: T201  # to the parent
+    except BrokenPipeError:
+        return 1
     except MlxragError as error:
         fault = {"error": type(error).__name__, "text": str(error)}
         print(json.dumps(fault), flush=True)  # noqa: T201  # to the parent

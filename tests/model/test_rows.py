@@ -64,6 +64,24 @@ def test_an_adapter_with_a_bias_below_it_is_scaled_without_the_bias(tmp_path: Pa
         assert mx.abs(network(WORDS[:2])[:1] - alone).max().item() < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_more_rows_than_adapters_give_the_same(tmp_path: Path, kind: str) -> None:
+    """Where the rows' own matrices would be larger than all adapters they are looked up; a choice of rows may change."""
+    network = llama_toy()
+    a = read_adapter(write_adapter(tmp_path / "a", network, kind=kind))
+    with with_adapters(network, [a]) as chosen:
+        chosen.select(["a", None])
+        few = network(WORDS[:2])
+        chosen.select(["a", None, "a", "a", None])
+        many = network(WORDS)
+        chosen.select([None, "a"])
+        turned = network(WORDS[:2])
+        assert mx.abs(many[:2] - few).max().item() < 1e-5
+        assert mx.abs(turned - few).max().item() > 1e-2
+        chosen.select(["a", None])
+        assert mx.array_equal(network(WORDS[:2]), few).item()
+
+
 def test_the_one_in_use_is_put_aside_and_comes_back(tmp_path: Path) -> None:
     """The block leaves the network as it found it, also after an error inside."""
     network = llama_toy()
