@@ -184,14 +184,15 @@ OWN_SIZES = {"gpt2": (), "gptj": (), "gpt_bigcode": (), "gemma3": (), "gemma4": 
              "mamba2": ("hidden_size", "num_hidden_layers")}  # fmt: skip
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, initial: bool, names: list[str]) -> None:
     """Write a checkpoint, and the logits and greedy tokens transformers computes, for each case."""
     import numpy as np
 
     torch, transformers = import_module("torch"), import_module("transformers")
     transformers.logging.set_verbosity_error()
     ids = torch.tensor([np.random.default_rng(0).integers(3, 512, size=48).tolist()])
-    for name, (kind, more) in CASES.items():
+    for name in names or CASES:
+        kind, more = CASES[name]
         place = folder / name.replace(", ", "-").replace(" ", "-")
         if (place / "reference.npz").is_file():
             continue
@@ -201,7 +202,7 @@ def make(folder: Path) -> None:
         network = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for weight in network.parameters():
+            for weight in () if initial else network.parameters():
                 noise = torch.randn(weight.shape, generator=draw)
                 weight.copy_(noise * 0.15 if weight.ndim > 1 else weight + noise * 0.05)
             values, seen, after = network(ids, use_cache=False).logits.float().numpy(), ids, []
@@ -253,10 +254,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make", type=Path)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--initial", action="store_true", help="keep the small weights that transformers begins with")
+    parser.add_argument("--case", action="append", default=[], choices=CASES, help="only this one (may be repeated)")
     asked = parser.parse_args()
     if asked.make:
         asked.make.mkdir(parents=True, exist_ok=True)
-        make(asked.make)
+        make(asked.make, asked.initial, asked.case)
     if asked.table:
         import_module("mlxrag.model")
         print("| checkpoint | mlx_lm as it is | mlxrag |\n|---|---|---|")

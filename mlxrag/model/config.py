@@ -206,6 +206,12 @@ def unslide_llama(config: Config, notes: list[str]) -> None:
         put(config, notes, "use_sliding_window", True, "layer_types")
 
 
+def untie(config: Config, notes: list[str]) -> None:
+    """Let minicpm3 have a head of its own (`repair.write_head` gives it one)."""
+    if config.get("model_type") == "minicpm3":
+        put(config, notes, "tie_word_embeddings", False, "the architecture")
+
+
 def fill_missing(config: Config, notes: list[str]) -> None:
     """Write the keys that some networks demand and that newer writers leave out or renamed."""
     for new, old in (("num_local_experts", "num_experts"), ("num_experts", "num_local_experts")):
@@ -272,6 +278,7 @@ STEPS: tuple[Callable[[Config, list[str]], None], ...] = (
     name_layers,
     unslide_short_gemma,
     unslide_llama,
+    untie,
     fill_missing,
     rotate_as_llama,
     rename,

@@ -137,6 +137,13 @@ def rename_tensors(names: Mapping[str, str]) -> Repair:
     return fix
 
 
+def write_head(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
+    """minicpm3 with tied embeddings: mlx-lm divides by the width ratio only before a head of its own."""
+    if not config.get("tie_word_embeddings") or "lm_head.weight" in weights:
+        return weights, ()
+    return {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, ("lm_head: written out",)
+
+
 def strip_transformer(config: Mapping[str, Any], weights: Weights) -> tuple[Weights, tuple[str, ...]]:
     """gpt2 under the names transformers 5 writes: mlx-lm puts `model.` before names without `transformer.`."""
     done = {name.removeprefix("transformer."): array for name, array in weights.items()}
@@ -184,6 +191,7 @@ REPAIRS: dict[str, Repair] = {
     "gpt2": strip_transformer,
     "gpt_neox": widen_neox,
     "gpt_oss": split_experts,
+    "minicpm3": write_head,
     "nanochat": rename_tensors(NANOCHAT),
     "olmo": add_olmo_norms,
     "olmo_hybrid": rename_tensors(OLMO_HYBRID),
