@@ -113,9 +113,9 @@ def brief(found: Artefact) -> dict[str, Any]:
 @click.option("--verify", "check", is_flag=True, help="Read every file and compare its hash with the manifest.")
 @shared
 def show_model(ref: str, check: bool, workspace: Path | None, config: Path | None, as_json: bool) -> None:
-    """Show what is known about a model: where it came from, settings, proof, size, its own settings."""
+    """Show what is known about a model: where it came from, settings, proof, size, its own settings, scores since."""
     from mlxrag.model.beside import advice
-    from mlxrag.model.keep import find_version
+    from mlxrag.model.keep import find_version, scores_of
     from mlxrag.workspace import lineage, open_workspace, verify
 
     ws = open_workspace(workspace)
@@ -124,7 +124,8 @@ def show_model(ref: str, check: bool, workspace: Path | None, config: Path | Non
         verify(found)
     value = {
         "kind": "models", "name": found.name, "version": found.version, "path": str(found.path),
-        "lineage": [one.ref for one in lineage(ws, found)], "own_settings": advice(found.path), "manifest": dict(found.manifest),
+        "lineage": [one.ref for one in lineage(ws, found)], "own_settings": advice(found.path), "scores": scores_of(ws, found),
+        "manifest": dict(found.manifest),
     }  # fmt: skip
 
     def table() -> None:
@@ -147,7 +148,10 @@ def show_model(ref: str, check: bool, workspace: Path | None, config: Path | Non
                     else f"not proven: {proof['by']}",
                 ),
             )
-        rows += [(f"score {key}", one) for key, one in (manifest.get("scores") or {}).items()]
+        for score in value["scores"]:
+            means = {key: one["mean"] for key, one in score["figures"].items() if one["mean"] is not None}
+            told = ", ".join(f"{key} {mean:.3g}" for key, mean in means.items())
+            rows.append((score["run"].removeprefix("runs/"), f"{told} on {score['dataset']}"))
         show.table(("", found.ref.removeprefix("models/")), rows)
         if check:
             click.echo("All files are as they were written.")

@@ -147,6 +147,24 @@ def checked(key: str, text: str) -> Any:
         raise BadInput(f"{key}: {error.faults[0][1]}, not {text!r}") from error
 
 
+def scores_of(workspace: Workspace, model: Artefact) -> list[dict[str, Any]]:
+    """Return what evaluations found of a version since it was made: run, dataset and figures, oldest first.
+
+    A version is never changed, so its scores stay with the runs that were made from it.
+    """
+    made = [run for run in artefacts(workspace, "runs") if model.ref in run.manifest["inputs"]]
+    made.sort(key=lambda run: str(run.manifest["made"]))
+    return [
+        {
+            "run": run.ref,
+            "dataset": (run.manifest.get("dataset") or {}).get("ref"),
+            "figures": run.manifest["figures"],
+        }
+        for run in made
+        if run.manifest.get("figures")
+    ]
+
+
 @dataclass(frozen=True)
 class Waste:
     """Something a clean-up would take away: `what` it is, where, how many bytes it frees, and why it may go."""

@@ -17,7 +17,7 @@ from mlxrag.model.convert import convert
 from mlxrag.rag.renew import renew
 from mlxrag.rag.system import open_system
 from mlxrag.settings import ModelSettings, Settings
-from mlxrag.workspace import open_workspace, use
+from mlxrag.workspace import create, open_workspace, use
 from tests.toy_model import TEXT, write_model
 
 
@@ -68,6 +68,21 @@ def test_the_life_of_a_model(toy: Path, tmp_path: Path) -> None:
     assert answer("model", "clean", "--old", ws=ws) == {"removed": False, "nbytes": 0, "found": []}
     for words in (("list",), ("show", "toy"), ("clean",)):
         assert run("model", *words, ws=ws).exit_code == 0
+
+
+def test_scores_are_attached_by_the_runs_that_were_made_from_a_version(toy: Path, tmp_path: Path) -> None:
+    """`show` tells what evaluations found since; the version itself is not changed, and other versions have their own."""
+    ws = tmp_path / "ws"
+    answer("model", "convert", toy, ws=ws)
+    before = (ws / "models" / "toy" / "v1" / "manifest.json").read_bytes()
+    figures = {"correct": {"mean": 0.25, "low": 0.1, "high": 0.4, "n": 8, "missing": 0}}
+    with create(open_workspace(ws), "runs", "first", inputs=["datasets/q@1", "models/toy@v1"]) as draft:
+        (draft.path / "x").write_text("")
+        draft.note(what="evaluation", dataset={"ref": "datasets/q@1"}, figures=figures)
+    told = answer("model", "show", "toy", ws=ws)["scores"]
+    assert told == [{"run": "runs/first@v1", "dataset": "datasets/q@1", "figures": figures}]
+    assert "correct 0.25 on datasets/q@1" in " ".join(run("model", "show", "toy", ws=ws).output.split())
+    assert (ws / "models" / "toy" / "v1" / "manifest.json").read_bytes() == before
 
 
 def test_flags_of_mlx_lm_convert_mean_the_same(toy: Path, tmp_path: Path) -> None:
