@@ -75,8 +75,21 @@ def draw(answer: Answer) -> None:
         if n in cited or answer.cites_nothing:
             place = f", {hit.passage.place}" if hit.passage.place else ""
             click.echo(f"  [{n}] {hit.passage.source}{place}")
-    for line in warnings(answer):
+    for line in (*savings(answer), *warnings(answer)):
         show.say(line)
+
+
+def savings(answer: Answer) -> list[str]:
+    """Return what the keys and values of earlier prompts have saved, once they have saved something."""
+    from mlxrag.cli import show
+
+    usage, kept = answer.usage, answer.usage.get("cache", {})
+    if not usage.get("reused_tokens"):
+        return []
+    return [
+        f"{usage['reused_tokens']:,} of {usage['prompt_tokens']:,} prompt tokens were not processed again; so far "
+        f"{kept['hit_rate']:.0%} of all, {kept['seconds_saved']:.1f} s saved, {show.size(kept['bytes'])} kept."
+    ]
 
 
 def warnings(answer: Answer) -> list[str]:

@@ -46,34 +46,35 @@ def choose(
     from mlxrag import machine, settings
     from mlxrag.model.choose import cached, read_ladder
     from mlxrag.model.choose import choose as pick
-    from mlxrag.model.speed import backend, remembered
+    from mlxrag.model.row_cost import rows_are_dear
+    from mlxrag.model.speed import backend, benched, chip, remembered
 
     budget = machine.budget(machine.this_machine(), settings.read(None, flags).memory)
     rungs = read_ladder(ladder)
     found = pick(
         rungs, budget, remembered().best, goal=goal, max_latency=max_latency, local=cached(rungs), only_local=local,
-        prompt=prompt_tokens, answer=answer_tokens, metal=backend() == "Metal",
+        prompt=prompt_tokens, answer=answer_tokens, metal=backend() == "Metal", known=benched(),
     )  # fmt: skip
     chosen = found.chosen
     value = {
         "model": chosen.rung.hub, "bits": chosen.rung.bits, "context": chosen.context, "kv_bits": chosen.kv_bits,
-        "why": found.why, "budget": budget, "goal": goal, "candidates": [_facts(c) for c in found.candidates],
+        "why": found.why, "note": rows_are_dear(chip()), "budget": budget, "goal": goal, "candidates": [_facts(c) for c in found.candidates],
     }  # fmt: skip
-    show.result(value, as_json, lambda: _draw(found, budget))
+    show.result(value, as_json, lambda: _draw(found, budget, rows_are_dear(chip())))
 
 
 def _facts(one: Candidate) -> dict[str, Any]:
     return {
         "model": one.rung.hub, "bits": one.rung.bits, "quality": round(one.rung.quality, 2), "bytes": one.memory.peak,
         "context": one.context, "kv_bits": one.kv_bits, "prefill": round(one.prefill, 1), "decode": round(one.decode, 1),
-        "latency": round(one.latency, 2), "local": one.local, "rejected": one.reason,
+        "latency": round(one.latency, 2), "measured": one.measured, "local": one.local, "rejected": one.reason,
     }  # fmt: skip
 
 
-def _draw(found: Choice, budget: int) -> None:
+def _draw(found: Choice, budget: int, note: str) -> None:
     rows = [
         ["→" if c is found.chosen else "", c.rung.hub, f"{c.rung.quality:.1f}", show.size(c.memory.peak),
-         f"{c.context:,}" if c.context else "-", c.kv_bits or 16, f"{c.decode:.0f}", f"{c.latency:.1f} s",
+         f"{c.context:,}" if c.context else "-", c.kv_bits or 16, f"{c.decode:.0f}", f"{c.latency:.1f} s{' (measured)' if c.measured else ''}",
          "here" if c.local else "", c.reason]
         for c in found.candidates
     ]  # fmt: skip
@@ -86,5 +87,7 @@ def _draw(found: Choice, budget: int) -> None:
     )
     chosen = found.chosen
     click.echo(f"Chosen: {chosen.rung.hub}, {found.why}.")
+    if note:
+        click.echo(note)
     if not chosen.local:
         click.echo(f"Next: mlxrag model pull {chosen.rung.hub}")

@@ -140,8 +140,7 @@ class KVStore:
             seconds: time that processing took.
             processed: tokens that were processed in that time.
         """
-        if seconds > 0 and processed >= ENOUGH:
-            self._speed = seconds / processed
+        self.learn(seconds, processed)
         known = tuple(tokens)
         if len(known) < LEAST or not (self.memory or self.disk):
             return
@@ -154,6 +153,11 @@ class KVStore:
         self._entries[key, known] = Entry(known, cache, sum(c.nbytes for c in cache))
         self._entries.move_to_end((key, known))
         self._shrink()
+
+    def learn(self, seconds: float, processed: int) -> None:
+        """Take how long so many tokens took, if they were enough to tell."""
+        if seconds > 0 and processed >= ENOUGH:
+            self._speed = seconds / processed
 
     def put_segment(self, key: str, tokens: Sequence[int], cache: list[Any]) -> None:
         """Keep a copy at the end of a segment, where the whole could not be cut back to it later."""
@@ -183,8 +187,7 @@ class KVStore:
             path.touch()  # used last
             return path
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
-        if self.disk_bits:
-            cache = [pack(layer, self.disk_bits) for layer in cache]
+        cache = [pack(layer, self.disk_bits) for layer in cache]
         cuts = "yes" if can_cut(cache) else "no"
         facts = {"key": key, "tokens": json.dumps(known), "bits": str(self.disk_bits), "cuts": cuts}
         facts["speed"] = repr(self._speed)

@@ -71,9 +71,19 @@ def bytes_of(cache: Sequence[Any]) -> int:
 
 
 def pack(layer: Any, bits: int) -> Any:
-    """Return a quantized layer for a plain one whose heads divide into groups; else the layer itself."""
+    """Return a layer as it goes to disk: a plain one without its room to grow, and quantized if its heads divide.
+
+    Args:
+        layer: a layer's cache; one that is not plain is returned as it is.
+        bits: 0 keeps it exact.
+    """
     if type(layer) is not KVCache or layer.keys is None:
         return layer
+    if not bits:
+        tight = KVCache()
+        tight.keys, tight.values = layer.keys[..., : layer.offset, :], layer.values[..., : layer.offset, :]
+        tight.offset = layer.offset
+        return tight
     sizes = (layer.keys.shape[-1], layer.values.shape[-1])
     group = next((size for size in (64, 32) if not sizes[0] % size and not sizes[1] % size), 0)
     return layer.to_quantized(group_size=group, bits=bits) if group else layer

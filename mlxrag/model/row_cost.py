@@ -28,6 +28,20 @@ TYPICAL_AFFINE_GPU: Mapping[int, float] = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 6
 PATIENCE = 1.0  # seconds of measuring after which sizes are measured once only, or not at all
 
 
+def rows_are_dear(chip: str) -> str:
+    """Return what to know of a chip whose GPU takes few rows of 4- and 8-bit affine weights one by one; else nothing.
+
+    Source: `use_qmv_wide` of MLX, backend/metal/quantized.cpp: affine weights take the wide kernel from GPU generation
+    15 on (M1 is 13, M2 is 14), mxfp4, nvfp4 and mxfp8 on every generation.
+    """
+    if not chip.startswith(("Apple M1", "Apple M2")):
+        return ""
+    return (
+        "On this chip several answers at once, and short drafts, gain little with affine weights; with "
+        "`mlxrag model quantize MODEL --q-mode mxfp4` they do."
+    )
+
+
 def known_cost(model: Model, folder: Path) -> dict[int, float]:
     """Return the cost of M rows for this model on this machine; measured where it never was.
 
@@ -78,7 +92,9 @@ def calibrate(network: nn.Module, context: int = 64, repeats: int = 3) -> dict[i
         if time.perf_counter() - start > PATIENCE:
             break
     last = max(found)
-    cost = {rows: seconds / found[1] for rows, seconds in found.items()}
+    # More rows never take less: where they seem to, the machine was busy with something else before.
+    least = {rows: min(seconds for more, seconds in found.items() if more >= rows) for rows in found}
+    cost = {rows: seconds / least[1] for rows, seconds in least.items()}
     return cost | {rows: cost[last] * typical[rows] / typical[last] for rows in typical if rows > last}
 
 

@@ -46,7 +46,7 @@ def warm(system: System, limit: int, count: int = 0) -> Iterator[Warmed]:
 
     Args:
         system: what will be asked; its index, model, adapter and settings.
-        limit: most bytes that keys and values may take on disk, those of earlier prompts included.
+        limit: most bytes that they take on disk; files of earlier prompts are dropped, the oldest first, to stay below.
         count: most sets; 0 is as many as fit.
 
     Yields:
@@ -75,7 +75,8 @@ def warm(system: System, limit: int, count: int = 0) -> Iterator[Warmed]:
         else:
             cache = processed(system.model, tokens, system.settings.caching)
             seconds = time.perf_counter() - began
-            cache = [pack(layer, bits) for layer in cache] if bits else cache
+            store.learn(seconds, len(tokens))
+            cache = [pack(layer, bits) for layer in cache]
             size = bytes_of(cache)
         if total + size > limit:
             return

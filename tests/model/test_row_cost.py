@@ -9,7 +9,7 @@ import pytest
 
 from mlxrag.model import row_cost
 from mlxrag.model.load import load
-from mlxrag.model.row_cost import TYPICAL, calibrate, known_cost, typical_cost
+from mlxrag.model.row_cost import TYPICAL, calibrate, known_cost, rows_are_dear, typical_cost
 from tests.toy_model import write_model
 
 
@@ -43,3 +43,8 @@ def test_it_is_measured_once_per_model(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / "c" / "row-cost.json").write_text("{")
         known_cost(a, tmp_path / "c")
         assert len(calls) == 3
+
+
+def test_chips_with_the_narrow_kernel_are_told() -> None:
+    """Of M1 and M2, what helps; of others, nothing."""
+    assert "mxfp4" in rows_are_dear("Apple M1 Pro") and not rows_are_dear("Apple M3 Max") and not rows_are_dear("Xeon")
