@@ -191,6 +191,14 @@ def assess_run(store: Store, experiment: str, run: str, folder: Path) -> int:
     return count
 
 
+def forget(store: Store, experiment: str, run: str) -> None:
+    """Delete a run with its traces."""
+    identity = store.experiment(experiment)
+    if traces := [*_traces(store, identity, run).values()]:
+        patiently(lambda: store.client.delete_traces(identity, trace_ids=traces))
+    patiently(lambda: store.client.delete_run(run))
+
+
 def _traces(store: Store, experiment: str, run: str) -> dict[str, str]:
     """Return example id -> trace id of a run."""
     found: dict[str, str] = {}

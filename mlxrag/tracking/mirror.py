@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from mlxrag.data.journal import rows
 from mlxrag.errors import MlxragError
 from mlxrag.track import FINISHED
-from mlxrag.tracking.answers import assess_run, log_answers, log_traces
+from mlxrag.tracking.answers import assess_run, forget, log_answers, log_traces
 from mlxrag.tracking.charts import QUALITY
 from mlxrag.tracking.registry import register, register_prompt
 from mlxrag.tracking.store import Store, patiently
@@ -32,19 +31,18 @@ LARGEST_PAGE = 4_000_000  # bytes of a report that is copied; larger ones stay i
 REPORTS = ("report.html", "report.md")
 
 
-def mirror_missing(store: Store, settle: float = 0.0) -> Iterator[str]:
+def mirror_missing(store: Store, claimed: Set[tuple[str, str]] = frozenset()) -> Iterator[str]:
     """Mirror what has no run yet, oldest first, and yield its refs.
 
     Args:
         store: where to.
-        settle: leave out what was made in the last so many seconds: a job may yet claim it.
+        claimed: experiment and name of jobs that are under way: what they make becomes their own run when they end.
     """
     known = store.mirrored()
-    before = time.time() - settle
     todo = [a for kind in KINDS for a in artefacts(store.workspace, kind) if a.ref not in known]
     for artefact in sorted(todo, key=lambda a: str(a.manifest.get("made", ""))):
         try:
-            if (artefact.path / "manifest.json").stat().st_mtime <= before:
+            if (experiment_of(artefact), artefact.name) not in claimed:
                 mirror(store, artefact)
                 yield artefact.ref
         except (MlxragError, OSError, LookupError, ValueError) as error:  # one bad artefact leaves the others
@@ -52,16 +50,16 @@ def mirror_missing(store: Store, settle: float = 0.0) -> Iterator[str]:
 
 
 def adopt(store: Store, ref: str, run: str) -> None:
-    """Make an artefact's figures part of the run that watched its making."""
+    """Make an artefact's figures part of the run that watched its making; one that was made for it meanwhile goes."""
     kind, _, rest = ref.partition("/")
     try:
         artefact = resolve(store.workspace, kind, rest)  # type: ignore[arg-type]
     except MlxragError:
         return  # removed meanwhile; the run keeps its curves
-    other = store.mirrored().get(ref)
-    mirror(store, artefact, run)
+    other = store.run_of("mlxrag.ref", ref)
     if other is not None and other != run:
-        patiently(lambda: store.client.delete_run(other))
+        forget(store, experiment_of(artefact), other)
+    mirror(store, artefact, run)
 
 
 def mirror(store: Store, artefact: Artefact, run: str | None = None) -> str:
@@ -166,6 +164,7 @@ def _system(
     child = store.run_of("mlxrag.part", mark) or store.begin(
         "ab", f"{artefact.name}@{artefact.version} {name}", made, tags
     )
+    store.tags(child, tags)  # a run that is there already may have had another parent
     store.parameters(child, settings)
     points = list(_figures(system["figures"], made))
     points += [

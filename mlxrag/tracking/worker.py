@@ -27,7 +27,6 @@ from mlxrag.workspace import KINDS, Workspace
 
 IDLE = 3.0  # seconds without news before it ends
 POLL = 1.0
-SETTLE = 3.0
 
 
 @dataclass(slots=True)
@@ -80,7 +79,7 @@ def work(workspace: Workspace, idle: float = IDLE, poll: float = POLL) -> None:
     """Do what there is to do, until nothing happens for `idle` seconds."""
     store: Store | None = None
     jobs: dict[str, Job] = {}
-    seen: set[str] = set()
+    seen: tuple[set[str], set[tuple[str, str]]] = (set(), set())
     last = time.monotonic()
     while time.monotonic() - last < idle:
         busy = False
@@ -90,12 +89,11 @@ def work(workspace: Workspace, idle: float = IDLE, poll: float = POLL) -> None:
             busy = follow(store, job) or busy
             if job.ended:
                 del jobs[path.name]
-        # While jobs run, a new artefact is left alone for a moment: its job is about to claim it.
-        settle = SETTLE if jobs else 0.0
-        now = _artefacts(workspace, settle)
-        if now - seen:
+        claimed = {(str(j.about["kind"]), str(j.about["name"])) for j in jobs.values() if j.about}
+        now = (_artefacts(workspace), claimed)
+        if now != seen:
             store = store or Store(workspace)
-            for _ in mirror_missing(store, settle):
+            for _ in mirror_missing(store, claimed):
                 pass
             seen, busy = now, True
         # A job that is under way keeps the worker, however long it is silent.
@@ -193,10 +191,8 @@ def _dead(job: Job) -> bool:
     return bool(job.about) and process_start(job.about["pid"]) != job.about["started"]
 
 
-def _artefacts(workspace: Workspace, settle: float) -> set[str]:
-    before = time.time() - settle
-    found = (p for kind in KINDS for p in (workspace.root / kind).glob("*/*/manifest.json"))
-    return {str(p.parent) for p in found if p.stat().st_mtime <= before}
+def _artefacts(workspace: Workspace) -> set[str]:
+    return {str(p.parent) for kind in KINDS for p in (workspace.root / kind).glob("*/*/manifest.json")}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mlxrag.cli.main import cli
 from mlxrag.settings import Tracking
 from mlxrag.track import curves, home, live, sample, steps
 from mlxrag.tracking import ui, worker
+from mlxrag.tracking.mirror import mirror_missing
 from mlxrag.tracking.store import DATABASE, Store
 from mlxrag.train.step import Step
 from mlxrag.workspace import Workspace
@@ -121,6 +122,21 @@ def test_what_a_job_made_is_the_same_run(ws: Workspace) -> None:
     assert run.data.tags["mlxrag.ref"] == made.ref and run.info.status == "FINISHED"
     assert sorted(m.step for m in store.client.get_metric_history(run.info.run_id, "train/loss")) == [1, 2, 3]
     assert store.client.get_registered_model("adapter.adapter") is not None
+
+
+def test_what_a_job_under_way_has_made_waits_for_its_end(ws: Workspace) -> None:
+    """It is not mirrored beside the job's run; one that was, by hand, goes with its traces when the job ends."""
+    with live(ws, QUIET, "eval", "system"):
+        made = kit.evaluation(ws)
+        store = Store(ws)
+        assert made.ref not in list(mirror_missing(store, {("eval", "system")}))
+        assert made.ref in list(mirror_missing(store))
+        traces = store.client.search_traces(locations=[store.experiment("eval")])
+    store = work(ws)
+    run = only_run(store, "eval")
+    assert run.data.tags["mlxrag.ref"] == made.ref and "mlxrag.live" in run.data.tags
+    kept = store.client.search_traces(locations=[store.experiment("eval")])
+    assert len(kept) == len(traces) == 4 and not {t.info.trace_id for t in kept} & {t.info.trace_id for t in traces}
 
 
 def test_figures_of_items_become_curves(ws: Workspace) -> None:
