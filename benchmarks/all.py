@@ -131,7 +131,7 @@ def run(job: Job, args: argparse.Namespace) -> dict[str, Any] | None:
         command += ["--torch-python", args.torch_python]
     if job.name == "rag_sft" and args.torch_python:
         command += ["--peft-python", args.torch_python]
-    environ = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "MLXRAG_RESULTS": str(args.results)}
+    environ = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "MLXRAG_RESULTS": str(args.results), "LANCE_LOG": "error"}
     print(f"\n=== {job.name}", flush=True)
     here, start = environment(), time.perf_counter()
     try:
