@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxrag.data.grammar import clauses
 from mlxrag.data.lexicon import DETERMINERS, NUMBER_WORDS, PREPOSITIONS, PRONOUNS
 from mlxrag.data.words import language_of
 from mlxrag.rag.document import Passage
@@ -185,8 +186,6 @@ def told(passage: Passage, corpus: Corpus) -> Iterator[tuple[str, tuple[str, ...
 
     That is the subject of the sentence before, whose words are a second quote, or the thing that the heading names.
     """
-    from mlxrag.data.grammar import clauses
-
     subject, at = _headed(passage, corpus), -1
     quotes: tuple[str, ...] = ()
     for plain, raw in prose(passage):

@@ -90,7 +90,7 @@ def evaluate(
         made = write_reports(draft.path, examples, settings, name, about, data, notes)
         draft.note(
             what="evaluation", system=about, dataset=data, examples=len(examples), failed=len(made.failed),
-            answer_seconds=round(seconds, 2), figures=_headline(made),
+            answer_seconds=round(seconds, 2), figures=_headline(made), remarks=notes,
         )  # fmt: skip
     assert draft.artefact is not None
     shutil.rmtree(folder)
@@ -224,24 +224,35 @@ def add_scores(folder: Path, scores: Iterable[Score]) -> int:
     return count
 
 
-def rescore(workspace: Workspace, run: Artefact, added: Iterable[Score] = (), notes: Sequence[str] = ()) -> Artefact:
+def rescore(
+    workspace: Workspace,
+    run: Artefact,
+    added: Iterable[Score] = (),
+    notes: Sequence[str] = (),
+    verdicts: Path | None = None,
+) -> Artefact:
     """Compute the formulas again from a run's answers, as a new version; what judges and people said is kept.
 
     Args:
         workspace: where.
         run: the run.
         added: more scores; they take the place of those of the same measure and judge or person.
-        notes: for the top of the report.
+        notes: for the top of the report; those of the run unless given.
+        verdicts: folder of a judge's verdicts, to be kept with the answers.
     """
     examples = examples_of(workspace, run)
     settings = Evaluating.model_validate(run.manifest["settings"].get("evaluating", {}))
     chosen = measures_of(settings)
     new = list(added)
+    notes = [*notes] or list(run.manifest.get("remarks", ()))
     replaced = {(s.measure, s.by) for s in new}
     with create(
         workspace, "runs", run.name, inputs=[run.ref, *run.manifest["inputs"]], settings=run.manifest["settings"]
     ) as draft:
-        shutil.copy(run.path / ANSWERS, draft.path / ANSWERS)
+        for part in (ANSWERS, CONTEXT, judging.JUDGED):
+            source = verdicts if verdicts is not None and part == judging.JUDGED else run.path
+            if (source / part).is_file():
+                shutil.copy(source / part, draft.path / part)
         with Journal(draft.path / SCORES, keep=1 << 30) as journal:
             for score in score_rows(read_rows(run.path), examples, chosen):
                 journal.add(to_row(score))
@@ -256,7 +267,7 @@ def rescore(workspace: Workspace, run: Artefact, added: Iterable[Score] = (), no
         made = write_reports(
             draft.path, examples, settings, run.name, run.manifest["system"], run.manifest["dataset"], notes
         )
-        draft.note(**kept, figures=_headline(made))
+        draft.note(**kept, figures=_headline(made), remarks=notes)
     assert draft.artefact is not None
     return draft.artefact
 
@@ -269,7 +280,8 @@ def judge_run(workspace: Workspace, run: Artefact, model: Model) -> tuple[Artefa
     people = judging.votes_on(workspace, [run], "human_supported")
     told = {s.example_id: s.value for s, _ in pairs if s.value is not None}
     held = agreement(told, people) if people else None
-    made = rescore(workspace, run, [s for s, _ in pairs], judging.remarks(place, held, model.name))
+    # The verdicts themselves go with the version that holds their scores.
+    made = rescore(workspace, run, [s for s, _ in pairs], judging.remarks(place, held, model.name), verdicts=folder)
     shutil.rmtree(folder)
     return made, {"judge": model.name, "position": asdict(place), "people": None if held is None else asdict(held)}
 

@@ -78,11 +78,13 @@ def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[in
 def next_logprobs(model: Model, prompt: Sequence[int]) -> Floats:
     """Return the log-probability of every token of the vocabulary after a prompt, `(v,)` float32."""
     cache = make_prompt_cache(model.network)
-    for start in range(0, len(prompt), STEP):
-        out = model.network(mx.array([list(prompt[start : start + STEP])]), cache=cache)[0, -1].astype(mx.float32)
-        mx.eval(out)
-    scores = out - mx.logsumexp(out)
-    return np.array(scores)
+    known = len(prompt) - 1
+    for start in range(0, known, STEP):
+        # Only the keys and values are asked for, so nothing is computed over the vocabulary.
+        model.network(mx.array([list(prompt[start : min(start + STEP, known)])]), cache=cache)
+        mx.eval([layer.state for layer in cache])
+    out = model.network(mx.array([[prompt[-1]]]), cache=cache)[0, -1].astype(mx.float32)
+    return np.array(out - mx.logsumexp(out))
 
 
 def _read(model: Model, texts: Sequence[Sequence[int]], cache: list[Any], answer: int) -> list[Floats]:
