@@ -51,7 +51,7 @@ class Encoding(Table):
     )
     encoder_max_tokens: int = Field(0, ge=0, description="Cut texts at this many tokens; 0 is the encoder's own limit.")
     encode_tokens: int = Field(
-        0, ge=0, description="Tokens encoded at once, padding included; 0 takes 1024 on a CPU and 4096 on a GPU."
+        0, ge=0, description="Tokens encoded at once, padding included; 0 finds the best by measuring."
     )
     question_prefix: str | None = Field(None, description="Put before each question; the encoder's own unless given.")
     passage_prefix: str | None = Field(None, description="Put before each passage; the encoder's own unless given.")
@@ -167,7 +167,9 @@ class Caching(Table):
     kv_group_size: int = Field(64, ge=32, le=128, description="Group size of quantized keys and values.")
     quantized_kv_start: int = Field(5000, ge=0, description="Quantize keys and values from this many tokens on.")
     prefill_step_size: int = Field(2048, ge=16, description="Prompt tokens processed at once; fewer take less memory.")
-    decode_concurrency: int = Field(16, ge=1, le=256, description="Most answers generated at once.")
+    decode_concurrency: int = Field(
+        0, ge=0, le=256, description="Most answers generated at once; 0 finds the best by measuring, from 16."
+    )
     cache_memory: int = Field(
         512, ge=0, description="Memory for keys and values of earlier prompts, in MiB; 0 keeps none."
     )
@@ -339,6 +341,9 @@ class Memory(Table):
     )
     memory_reserve: str = Field("1.5GB", description="Memory left to the system and to other programs.")
     keep_alive: str = Field("5m", description="Unload an idle model after this time, such as 5m or 90s; 0 keeps it.")
+    vector_cache: int = Field(
+        256, ge=0, description="Disk for vectors of texts that were encoded before, in MiB; 0 keeps none."
+    )
     memory_wait: str = Field("30s", description="Wait this long for memory before an answer is refused.")
     device: Literal["auto", "gpu", "cpu"] = Field("auto", description="Where the model computes.")
 

@@ -53,6 +53,7 @@ def bench(
     from mlxrag import settings as s
     from mlxrag.bench import bench as run
     from mlxrag.bench import busy, compare, read_report, report
+    from mlxrag.model.speed import remember_bench
     from mlxrag.workspace import open_workspace, write_json
 
     settings, ws = s.read(config, flags), open_workspace(workspace)
@@ -63,6 +64,9 @@ def bench(
     cells = list(show.progress(steps, "Measuring", total=len(chosen) * len(widths) * len(sizes), unit="cells"))
     asked = {"new_tokens": new_tokens, "runs": runs, "warm": warm, "model": settings.model.model_dump(),
              "caching": settings.caching.model_dump()}  # fmt: skip
+    for one in cells:
+        if one.case.bits is None:
+            remember_bench(one.case.model, one.prefill.median, one.decode.median)
     value = report(cells, asked)
     verdicts = compare(before, value) if before is not None else []
     if busy(value) or (before is not None and busy(before)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import click
 
 from mlxrag.cli.ask import LEFT_OUT, draw, remark
 from mlxrag.cli.options import knobs, shared
-from mlxrag.settings import Answering, Caching, Encoding, ModelSettings, Retrieval, Sampling
+from mlxrag.settings import Answering, Caching, Encoding, Memory, ModelSettings, Retrieval, Sampling
 
 if TYPE_CHECKING:
+    from mlxrag.cli.lines import Lines
     from mlxrag.rag.system import System
     from mlxrag.workspace import Workspace
 
@@ -26,6 +28,7 @@ HELP = "Ask; /new begins anew, /quit or an end of file ends; Ctrl-C stops an ans
 @knobs(Encoding, only=("encoder",))
 @knobs(Answering, Sampling)
 @knobs(Caching, leave=("decode_concurrency",))
+@knobs(Memory, only=("keep_alive", "memory_wait"))
 @shared
 def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
     """Talk about your documents.
@@ -35,19 +38,23 @@ def chat(workspace: Path | None, config: Path | None, as_json: bool, **flags: An
     """
     from mlxrag import settings as s
     from mlxrag.cli import show
+    from mlxrag.cli.lines import Lines
     from mlxrag.errors import MlxragError
+    from mlxrag.machine import parse_seconds
     from mlxrag.rag.answer import Answer, Turn
+    from mlxrag.rag.rungs import rest
     from mlxrag.rag.system import open_system, stream_answer
     from mlxrag.workspace import open_workspace
 
     settings, ws = s.read(config, flags), open_workspace(workspace)
     history: list[Turn] = []
-    failed = ""
+    failed, lines = "", Lines()
+    after = parse_seconds(settings.memory.keep_alive)
     with open_system(settings, ws, s.given(config, flags), degrade=True) as system:
         remark(system, settings.model.model)
         if sys.stdin.isatty():
             show.say(HELP)
-        while (question := _read()) is not None:
+        while (question := _read(lines, after, lambda: _tell(rest(system)))) is not None:
             if question in ("/quit", "/q"):
                 break
             if question == "/new":
@@ -91,12 +98,17 @@ def _renew(system: System, workspace: Workspace, failed: str) -> str:
     return failed
 
 
-def _read() -> str | None:
+def _tell(freed: int) -> None:
+    from mlxrag.cli import show
+
+    show.say(f"Idle: {show.size(freed)} given back; the next question loads the model again.")
+
+
+def _read(lines: Lines, after: float, idle: Callable[[], None]) -> str | None:
     """Return the next line without its end, or None at the end of the input or at Ctrl-C."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
     try:
-        line = sys.stdin.readline()
+        return lines.next(after, idle)
     except KeyboardInterrupt:
         return None
-    return line.strip() if line else None

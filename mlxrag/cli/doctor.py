@@ -20,13 +20,15 @@ def doctor(refresh: bool, as_json: bool) -> None:
 
     from mlxrag import device, pressure, settings
     from mlxrag import machine as book
-    from mlxrag.model import speed
+    from mlxrag.model import pace, speed
 
+    if refresh:
+        pace.forget()
     with show.err().status("measuring the machine"):
         record = speed.remembered(refresh)
     machine, reading = book.this_machine(), pressure.read()
     budget = book.budget(machine, settings.read().memory)
-    chosen = record.best.device if speed.has_gpu() else "cpu"
+    chosen, why = record.best.device, speed.why(record)
     told: dict[str, Any] = {
         "chip": record.chip,
         "system": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
@@ -47,6 +49,8 @@ def doctor(refresh: bool, as_json: bool) -> None:
             for s in record.speeds
         ],
         "auto": chosen,
+        "why": why,
+        "at_once": {key: found["size"] for key, found in pace.remembered().items()},
         "advice": [],
     }
     advice = told["advice"]
@@ -77,9 +81,8 @@ def doctor(refresh: bool, as_json: bool) -> None:
         if machine.working_set:
             rows.append(["GPU working set", show.size(machine.working_set)])
         rows += [[s["device"], f"{s['GB/s']} GB/s, {s['GFLOP/s']:,} GFLOP/s ({s['dtype']})"] for s in told["speeds"]]
-        rows.append(
-            ["--device auto", f"{chosen}: {'measured to read weights fastest' if speed.has_gpu() else 'the only one'}"]
-        )
+        rows.append(["--device auto", f"{chosen}: {why}"])
+        rows += [[f"{key}", f"{size:,} at once, found by measuring"] for key, size in told["at_once"].items()]
         show.table(["what", "is"], rows)
         for line in advice:
             show.out().print(f"• {line}", markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlxrag.cli.options import knobs, shared
-from mlxrag.settings import Chunking, Encoding, Reading, Retrieval
+from mlxrag.settings import Chunking, Encoding, Memory, Reading, Retrieval
 
 
 @click.command()
@@ -17,6 +17,7 @@ from mlxrag.settings import Chunking, Encoding, Reading, Retrieval
 @click.option("--strict", is_flag=True, help="Exit with 1 if any file was refused.")
 @knobs(Retrieval, only=("index", "store"))
 @knobs(Reading, Chunking, Encoding)
+@knobs(Memory, only=("vector_cache",))
 @shared
 def ingest(
     paths: tuple[Path, ...],
@@ -33,6 +34,7 @@ def ingest(
     again, and those that are gone are removed.  It may be interrupted at any time.
     """
     import time
+    from contextlib import closing
 
     from mlxrag import settings as s
     from mlxrag.cli import show
@@ -41,6 +43,7 @@ def ingest(
     from mlxrag.rag.index import open_index
     from mlxrag.rag.ingest import ingest as run
     from mlxrag.rag.read import find_files
+    from mlxrag.rag.vector_cache import open_vectors
     from mlxrag.track import counted as followed
     from mlxrag.track import live
     from mlxrag.workspace import open_workspace
@@ -60,8 +63,9 @@ def ingest(
         open_index(
             ws, name, encoder, encoding=settings.encoding, retrieval=settings.retrieval, create=True, rebuild=rebuild
         ) as index,
+        closing(open_vectors(ws.root / "cache", settings.memory.vector_cache)) as cache,
     ):
-        outcomes = followed(job, run(index, encoder, paths, settings), "files")
+        outcomes = followed(job, run(index, encoder, paths, settings, cache), "files")
         for outcome in show.progress(outcomes, f"Ingesting into {name}", total, "files"):
             if outcome.outcome in counted:
                 counted[outcome.outcome] += 1
@@ -72,7 +76,7 @@ def ingest(
         now = index.counts()
         value = {
             "kind": "indexes", "name": name, "path": str(index.path), **counted, **left, **now,
-            "encoder": encoder.name, "seconds": round(time.monotonic() - started, 3),
+            "encoder": encoder.name, "vectors": {"looked_up": cache.asked, "known": cache.found}, "seconds": round(time.monotonic() - started, 3),
         }  # fmt: skip
         job.log(
             None,
@@ -91,6 +95,8 @@ def ingest(
             f"{len(left['empty'])} empty, {len(left['refused'])} refused in {value['seconds']:.1f} s; "
             f"index {name!r} holds {now['passages']} passages of {now['documents']} documents."
         )
+        if cache.asked:
+            click.echo(f"{cache.found} of {cache.asked} texts were encoded before ({cache.found / cache.asked:.0%}).")
 
     show.result(value, as_json, draw)
     if not now["documents"]:

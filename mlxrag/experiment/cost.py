@@ -19,6 +19,7 @@ from mlxrag.experiment.plan import Variant
 from mlxrag.experiment.statistics import differences, mean_interval
 from mlxrag.model.checkpoint import read_config
 from mlxrag.model.load import READER, locate
+from mlxrag.model.pace import USUAL_ROWS
 from mlxrag.model.predict import Footprint, footprint
 from mlxrag.workspace import Workspace, artefacts
 
@@ -110,7 +111,7 @@ def predicted(variant: Variant, workspace: Workspace) -> Footprint:
     # On a CPU half precision is loaded as float32 unless it is told to be kept.
     on_cpu = not mx.metal.is_available() and tables.model.load_dtype == "auto"
     return footprint(
-        read_config(path), tokens + tables.sampling.max_tokens, batch=tables.caching.decode_concurrency,
+        read_config(path), tokens + tables.sampling.max_tokens, batch=tables.caching.decode_concurrency or USUAL_ROWS,
         step=tables.caching.prefill_step_size, kv_bits=tables.caching.kv_bits, dtype=mx.float32 if on_cpu else half,
     )  # fmt: skip
 

@@ -45,10 +45,16 @@ def row_bytes(model: Model, tokens: int, caching: Caching) -> int:
     if caching.max_kv_size is not None:
         length = min(length, max(caching.max_kv_size, STEP))
     bits = caching.kv_bits if caching.kv_bits is not None and tokens > caching.quantized_kv_start else None
-    key = (length, bits)
-    if key not in model.needs:
-        model.needs[key] = cache_bytes(model.network, length, kv_bits=bits)
-    return model.needs[key]
+    total = _counted(model, length, bits)
+    # Keys and values are quantized after a step: those of the first are there as they are until then.
+    plain = max(caching.quantized_kv_start, 0) + caching.prefill_step_size
+    return total if bits is None else total + _counted(model, min(length, -(-plain // STEP) * STEP), None)
+
+
+def _counted(model: Model, length: int, bits: int | None) -> int:
+    if (length, bits) not in model.needs:
+        model.needs[length, bits] = cache_bytes(model.network, length, kv_bits=bits)
+    return model.needs[length, bits]
 
 
 def step_bytes(model: Model, tokens: int, fed: int, caching: Caching, rows: int = 1) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.model.predict import Footprint, cache_bytes, network_bytes, skeleton
 from mlxrag.model.sizes import work_bytes
-from mlxrag.model.speed import Speed, backend, remembered
+from mlxrag.model.speed import Speed, backend, benched, remembered
 from mlxrag.workspace import bundled
 
 Goal = Literal["fastest", "balanced", "best"]
@@ -58,6 +58,7 @@ class Candidate:
         decode: tokens per second.
         latency: seconds to answer a prompt of `prompt` tokens with `answer` tokens.
         local: whether it is on this machine already.
+        measured: prefill and decoding were measured here (`mlxrag bench`), not predicted.
         reason: why it was rejected, or an empty string.
     """
 
@@ -69,6 +70,7 @@ class Candidate:
     decode: float
     latency: float
     local: bool
+    measured: bool = False
     reason: str = ""
 
 
@@ -100,7 +102,10 @@ def read_ladder(path: Path | None = None) -> list[Rung]:
         raise BadInput(f"{path}: is no ladder of models ({error}); see configs/tiers.toml") from error
 
 
-def weigh(rung: Rung, budget: int, speed: Speed, *, prompt: int, answer: int, metal: bool, local: bool) -> Candidate:
+def weigh(
+    rung: Rung, budget: int, speed: Speed, *, prompt: int, answer: int, metal: bool, local: bool,
+    known: tuple[float, float] | None = None,
+) -> Candidate:  # fmt: skip
     """Predict what a rung takes and how fast it is.
 
     Args:
@@ -111,6 +116,7 @@ def weigh(rung: Rung, budget: int, speed: Speed, *, prompt: int, answer: int, me
         answer: tokens of a typical answer.
         metal: whether attention is Metal's.
         local: whether it is on this machine.
+        known: prefill and decoding as measured here, tokens per second; predicted unless given.
     """
     network = skeleton(rung.config, {"bits": rung.bits, "group_size": 64})
     weights = network_bytes(network)
@@ -129,10 +135,11 @@ def weigh(rung: Rung, budget: int, speed: Speed, *, prompt: int, answer: int, me
     parameters = active * 8 / (rung.bits + 32 / 64)  # a scale and a bias of 16 bits per group of 64
     decode = speed.bandwidth * READING_SHARE / active
     prefill = speed.flops * ARITHMETIC_SHARE / (2 * parameters)
+    prefill, decode = known or (prefill, decode)
     latency = prompt / prefill + answer / decode
     context, kv_bits, need = fitting or (0, None, need)
     reason = "" if fitting else f"needs {need.peak / 1e9:.1f} GB of {budget / 1e9:.1f} GB"
-    return Candidate(rung, context, kv_bits, need, prefill, decode, latency, local, reason)
+    return Candidate(rung, context, kv_bits, need, prefill, decode, latency, local, known is not None, reason)
 
 
 def choose(
@@ -147,6 +154,7 @@ def choose(
     prompt: int = 2000,
     answer: int = 100,
     metal: bool = True,
+    known: Mapping[str, tuple[float, float]] | None = None,
 ) -> Choice:
     """Pick the model for a goal.
 
@@ -164,6 +172,7 @@ def choose(
         prompt: tokens of a typical prompt.
         answer: tokens of a typical answer.
         metal: whether attention is Metal's.
+        known: prefill and decoding as measured on this machine, tokens per second, by hub id.
 
     Raises:
         WontFit: nothing is admissible; says the nearest.
@@ -173,7 +182,10 @@ def choose(
         raise WontFit("no model of the ladder is on this machine")
     weighed = []
     for rung in ladder:
-        one = weigh(rung, budget, speed, prompt=prompt, answer=answer, metal=metal, local=rung.hub in local)
+        one = weigh(
+            rung, budget, speed, prompt=prompt, answer=answer, metal=metal, local=rung.hub in local,
+            known=(known or {}).get(rung.hub),
+        )  # fmt: skip
         reason = one.reason
         if not reason and limit is not None and one.latency > limit:
             reason = f"would take {one.latency:.1f} s, over {limit:g} s"
@@ -225,7 +237,15 @@ def default_model(budget: Callable[[], int], reader: str) -> str:
     if not here:
         return reader
     try:
-        choice = choose(ladder, budget(), remembered().best, local=here, only_local=True, metal=backend() == "Metal")
+        choice = choose(
+            ladder,
+            budget(),
+            remembered().best,
+            local=here,
+            only_local=True,
+            metal=backend() == "Metal",
+            known=benched(),
+        )
     except WontFit:
         return reader
     return choice.chosen.rung.hub

@@ -38,6 +38,7 @@ from mlxrag.model.encoder_files import (
     special_ids,
 )
 from mlxrag.model.on_demand import HELPS, OnDemand
+from mlxrag.model.pace import pace
 from mlxrag.model.sizes import encoder_bytes
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
@@ -47,7 +48,9 @@ Hidden = Callable[[mx.array, mx.array | None], mx.array]
 
 TOGETHER_CPU, TOGETHER_GPU = 1024, 4096
 """Tokens of a batch.  A CPU is a fifth slower with 4096: what a layer makes of them leaves the cache, and each array
-of that size is fetched from the system anew, page by page; a GPU wants more work at a time."""
+of that size is fetched from the system anew, page by page; a GPU wants more work at a time.  A search for the best
+begins there and ends at `MOST_TIMES` as many."""
+MOST_TIMES = 16
 
 MASKED = -1e9
 """Added to a score that must not count; float32 softmax turns it into an exact zero."""
@@ -226,12 +229,13 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
         encoder: the encoder.
         texts: any strings; an empty one is encoded as its special tokens.
         kind: which prefix to put before them.
-        batch_tokens: tokens of a batch, padding included; 0 takes what suits the device.
+        batch_tokens: tokens of a batch, padding included; 0 finds the best by measuring, from what suits the device.
 
     Returns:
         `(len(texts), encoder.dimension)` float32, rows of length 1, in the order of `texts`.
     """
-    batch_tokens = batch_tokens or (TOGETHER_CPU if mx.default_device() == mx.Device(mx.cpu) else TOGETHER_GPU)
+    usual = TOGETHER_CPU if mx.default_device() == mx.Device(mx.cpu) else TOGETHER_GPU
+    found = pace(f"encode with {encoder.name} {encoder.fingerprint}", usual, MOST_TIMES * usual)
     vectors = np.empty((len(texts), encoder.dimension), np.float32)
     ids = tokenize(encoder, texts, kind)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
@@ -239,10 +243,13 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     while start < len(order):
         width = len(ids[order[start]])
         make_room(encoder, width)
-        with encoder.hidden.using(), admitted(encoder, width, max(1, batch_tokens // width)) as count:
+        with encoder.hidden.using(), admitted(encoder, width, max(1, (batch_tokens or found.size) // width)) as count:
             rows = order[start : start + count]
+            began = time.perf_counter()
             vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
             start += len(rows)
+            if not batch_tokens:
+                found.note(len(rows) * width, len(rows) * width, time.perf_counter() - began)
     return vectors
 
 

@@ -139,9 +139,7 @@ def load(
     """
     settings = settings or ModelSettings()
     path, name, version = locate(ref, workspace)
-    device = os.environ.get("MLXRAG_DEVICE", "auto")
-    if device != "auto":
-        place(device)
+    place(os.environ.get("MLXRAG_DEVICE", "auto"))
     recipe = recipe_of(settings)
     if recipe is not None and workspace is not None:
         from mlxrag.model.quick import quantized  # here, since it takes long to import

@@ -65,11 +65,10 @@ def footprint(
         metal: whether attention is Metal's; looked up unless given.
     """
     network = skeleton(config, quantization, dtype)
-    return Footprint(
-        network_bytes(network),
-        cache_bytes(network, tokens, batch, kv_bits),
-        work_bytes(config, tokens, batch=batch, step=step, size=dtype.size, metal=metal),
-    )
+    work = work_bytes(config, tokens, batch=batch, step=step, size=dtype.size, metal=metal)
+    if kv_bits is not None:  # those of the first step are there as they are until they are quantized
+        work += cache_bytes(network, min(step, tokens), batch)
+    return Footprint(network_bytes(network), cache_bytes(network, tokens, batch, kv_bits), work)
 
 
 def skeleton(

@@ -117,6 +117,35 @@ def remembered(refresh: bool = False) -> Record:
     return record
 
 
+def remember_bench(model: str, prefill: float, decode: float) -> None:
+    """Write down what `mlxrag bench` measured of a model here, tokens per second, for `choose`."""
+    path = Path.home() / ".mlxrag" / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    models = {name: list(speeds) for name, speeds in benched().items()}
+    write_json(path, {"chip": chip(), "models": {**models, model: [prefill, decode]}})
+
+
+def benched() -> dict[str, tuple[float, float]]:
+    """Return what was measured of models on this machine: prefill and decoding, tokens per second, by name."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((Path.home() / ".mlxrag" / "bench.json").read_text(encoding="utf-8"))
+        if told["chip"] == chip():
+            return {name: (float(prefill), float(decode)) for name, (prefill, decode) in told["models"].items()}
+    return {}
+
+
+def why(record: Record) -> str:
+    """Return why `auto` takes the device it takes, with the figures that decided."""
+    best = record.best
+    rest = [s for s in record.speeds if s.device != best.device]
+    if not rest:
+        return "the only one that MLX has here"
+    others = ", ".join(f"{s.bandwidth / 1e9:.0f} on the {s.device}" for s in rest)
+    return (
+        f"it reads {best.bandwidth / 1e9:.0f} GB of weights a second, against {others}; decoding waits for nothing else"
+    )
+
+
 def place(device: str) -> str:
     """Make `auto`, `gpu` or `cpu` the default device and return which it is.
 

@@ -23,6 +23,7 @@ from mlxrag.rag.index import Index
 from mlxrag.rag.local import context
 from mlxrag.rag.read import Refusal, SourceFile, find_files, read_files
 from mlxrag.rag.tables import FileRecord
+from mlxrag.rag.vector_cache import VectorCache
 from mlxrag.rag.words import language_of
 from mlxrag.settings import Settings
 from mlxrag.workspace import sha256_file
@@ -56,7 +57,9 @@ class _Pending:
     keys: list[bytes]
 
 
-def ingest(index: Index, encoder: Encoder, paths: Iterable[Path], settings: Settings) -> Iterator[Outcome]:
+def ingest(
+    index: Index, encoder: Encoder, paths: Iterable[Path], settings: Settings, cache: VectorCache | None = None
+) -> Iterator[Outcome]:
     """Bring an index up to the files below some paths, and yield what became of each.
 
     A file whose size and time of change, or else whose bytes, are as they were is not read again,
@@ -68,6 +71,7 @@ def ingest(index: Index, encoder: Encoder, paths: Iterable[Path], settings: Sett
         encoder: makes the vectors.
         paths: files and folders.
         settings: of reading, chunking and encoding.
+        cache: vectors of texts that other indexes encoded.
 
     Raises:
         BadInput: a path does not exist, or there is no file below the paths.
@@ -93,7 +97,7 @@ def ingest(index: Index, encoder: Encoder, paths: Iterable[Path], settings: Sett
         )
     # What is gone goes last: a renamed file finds the vectors of its old name still there.
     read = ((records[item.source], item) for item in read_files(changed, settings.reading))
-    yield from _add(index, encoder, read, settings)
+    yield from _add(index, encoder, read, settings, cache=cache)
     gone = [r.source for r in index.store.files() if r.source not in seen and _was_below(r, paths)]
     index.store.forget(gone)
     yield from (Outcome(source, "removed") for source in gone)
@@ -127,6 +131,7 @@ def _add(
     found: Iterable[tuple[FileRecord, Document | Refusal]],
     settings: Settings,
     whole: bool = False,
+    cache: VectorCache | None = None,
 ) -> Iterator[Outcome]:
     pending: list[_Pending] = []
     for record, item in found:
@@ -143,22 +148,29 @@ def _add(
         keys = [key_of(context(passage)) for passage in passages]
         pending.append(_Pending(replace(record, state="indexed"), document, passages, keys))
         if sum(len(p.passages) for p in pending) >= TOGETHER:
-            yield from _finish(index, encoder, pending, settings)
+            yield from _finish(index, encoder, pending, settings, cache)
             pending = []
-    yield from _finish(index, encoder, pending, settings)
+    yield from _finish(index, encoder, pending, settings, cache)
 
 
-def _finish(index: Index, encoder: Encoder, pending: Sequence[_Pending], settings: Settings) -> Iterator[Outcome]:
+def _finish(
+    index: Index, encoder: Encoder, pending: Sequence[_Pending], settings: Settings, cache: VectorCache | None
+) -> Iterator[Outcome]:
     """Encode what has no vector yet, then write each document in a transaction of its own."""
     texts = {key: context(p) for one in pending for key, p in zip(one.keys, one.passages, strict=True)}
     vectors = index.store.cached(list(texts))
+    if cache is not None:
+        vectors |= cache.get(encoder.fingerprint, [key for key in texts if key not in vectors])
     missing = [key for key in texts if key not in vectors]
     for start in range(0, len(missing), TOGETHER):
         part = missing[start : start + TOGETHER]
         made = encode(encoder, [texts[key] for key in part], "passage", settings.encoding.encode_tokens)
         if len(missing) > TOGETHER:
             index.store.keep(part, made)  # a file so long that losing it to an interruption would hurt
-        vectors |= dict(zip(part, made.astype(np.float16), strict=True))
+        fresh = dict(zip(part, made.astype(np.float16), strict=True))
+        if cache is not None:
+            cache.put(encoder.fingerprint, fresh)
+        vectors |= fresh
     for one in pending:
         index.store.put(one.record, one.document, one.passages, one.keys, np.stack([vectors[key] for key in one.keys]))
         yield Outcome(one.record.source, "indexed", "", len(one.passages))

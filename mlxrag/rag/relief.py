@@ -143,7 +143,7 @@ def refused(system: System, error: WontFit) -> WontFit:
     relief, book = system.relief, ledger()
     plans = []
     free = book.free() + (system.model.hold.size if system.model.hold is not None else 0)
-    for other in smaller(system.model, relief.workspace) if system.model.network is not None else []:
+    for other in smaller(system.model, relief.workspace):
         if other.nbytes < free:
             plans.append(f"--model {other.ref} ({_mb(other.nbytes)}; {other.cost})")
             break

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from mlxrag.errors import MlxragError
 from mlxrag.memory import ledger
-from mlxrag.model.admit import groups_of, need
+from mlxrag.model.admit import STEP, groups_of, need
 from mlxrag.model.alternatives import smaller
 from mlxrag.model.attach import resident
 from mlxrag.model.limits import apply_limits, shrink_cache
 from mlxrag.model.load import bytes_to_load
+from mlxrag.model.pace import USUAL_ROWS
 from mlxrag.model.swap import exchange
 from mlxrag.pressure import Ladder, Rung
 from mlxrag.settings import Caching
@@ -91,6 +92,8 @@ def caching_of(system: System) -> Caching:
     """Return the caching settings, less what was given up of them."""
     relief = system.relief
     less = relief.batch | ({} if relief.ladder.exact_only else relief.bits)
+    if relief.batch and "prefill_step_size" in less:
+        less["prefill_step_size"] = min(less["prefill_step_size"], relief.batch["prefill_step_size"])
     return system.settings.caching.model_copy(update=less) if less else system.settings.caching
 
 
@@ -172,7 +175,9 @@ def _bits(system: System, relief: Relief) -> Rung:
         group = groups_of(model)
         if not group:
             return 0
-        less = {"kv_bits": 8, "kv_group_size": group, "quantized_kv_start": 0}
+        # In smaller steps, since the keys and values of a step are there as they are until it is done.
+        step = min(caching.prefill_step_size, STEP)
+        less = {"kv_bits": 8, "kv_group_size": group, "quantized_kv_start": 0, "prefill_step_size": step}
         quantized = caching.model_copy(update=less)
         saved = rows * (need(model, tokens, caching) - need(model, tokens, quantized))
         if saved > 0:
@@ -193,7 +198,7 @@ def _batch(system: System, relief: Relief) -> Rung:
         tokens, rows = relief.asked
         caching = caching_of(system)
         less = {
-            "decode_concurrency": max(1, min(caching.decode_concurrency, rows) // 4),
+            "decode_concurrency": max(1, min(caching.decode_concurrency or USUAL_ROWS, rows) // 4),
             "prefill_step_size": max(128, min(caching.prefill_step_size, tokens) // 4),
         }
         changed = caching.model_copy(update=less)

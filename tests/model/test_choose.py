@@ -8,7 +8,7 @@ import pytest
 
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.model.choose import Rung, cached, choose, default_model, read_ladder
-from mlxrag.model.speed import Record, Speed
+from mlxrag.model.speed import Record, Speed, benched, remember_bench, why
 
 M1_PRO = Speed("gpu", 200e9, 5.3e12, "float16")
 
@@ -84,3 +84,21 @@ def test_a_ladder_that_is_none_is_refused(tmp_path: Path) -> None:
     file.write_text("[kept]\n4 = 1\n")
     with pytest.raises(BadInput, match=r"tiers\.toml.*see configs/tiers\.toml"):
         read_ladder(file)
+
+
+def test_what_was_measured_here_counts_for_more_than_the_prediction(ladder: list[Rung]) -> None:
+    """A model that turned out slow here is rejected for it, and says that it was measured."""
+    slow = next(r.hub for r in ladder if (r.name, r.bits) == ("Qwen3-4B", 8))
+    before = choose(ladder, 16 * 10**9, M1_PRO).chosen.rung.hub
+    remember_bench(slow, 40.0, 2.0)
+    found = choose(ladder, 16 * 10**9, M1_PRO, known=benched())
+    one = next(c for c in found.candidates if c.rung.hub == slow)
+    assert before == slow != found.chosen.rung.hub
+    assert one.measured and one.latency == 2000 / 40 + 100 / 2 and "over 10 s" in one.reason
+
+
+def test_auto_says_what_decided() -> None:
+    """The bandwidths of both devices, or that there is one only."""
+    cpu = Speed("cpu", 40e9, 1e11, "float32")
+    assert "200 GB of weights a second, against 40 on the cpu" in why(Record("M1 Pro", "0.32", (M1_PRO, cpu)))
+    assert why(Record("x", "0.32", (cpu,))) == "the only one that MLX has here"
