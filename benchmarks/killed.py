@@ -49,10 +49,15 @@ def killed_in(command: list[str], workspace: Path, step: int, part: float) -> bo
     return not over
 
 
+def answers(workspace: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the loop and what its steps answered."""
+    (file,) = workspace.glob("quickstart/*/steps.json")
+    return file.parent, {title: done["answer"] for title, done in json.loads(file.read_text()).items()}
+
+
 def figures(workspace: Path) -> dict[str, Any]:
     """Return all that must not depend on when and how often the loop was stopped."""
-    (file,) = workspace.glob("quickstart/*/steps.json")
-    steps = json.loads(file.read_text())
+    _, steps = answers(workspace)
     report = json.loads((Path(steps["Compare"]["path"]) / "report.json").read_text())
     return {
         "questions": steps["Question"]["version"], "before": steps["Measure"]["figures"], "after": steps["Measure again"]["figures"],
@@ -63,10 +68,9 @@ def figures(workspace: Path) -> dict[str, Any]:
 
 def same_ab(workspace: Path, rng: random.Random, seconds: float) -> bool:
     """Kill `ab run` of the loop's two systems in the middle, go on, and hold its figures against the loop's."""
-    (file,) = workspace.glob("quickstart/*/steps.json")
-    steps = json.loads(file.read_text())
+    folder, steps = answers(workspace)
     data = f"{steps['Question']['name']}@{steps['Question']['version']}"
-    command = [*COMMAND, "ab", "run", str(file.parent / "base.toml"), str(file.parent / "tuned.toml"), "--data", data, "--split", "test",
+    command = [*COMMAND, "ab", "run", str(folder / "base.toml"), str(folder / "tuned.toml"), "--data", data, "--split", "test",
                "--block-questions", "4", "--name", "killed", "--workspace", str(workspace), "--json"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:

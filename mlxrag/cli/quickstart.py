@@ -36,7 +36,7 @@ class Loop:
     Attributes:
         root: the workspace.
         file: what is written after each step.
-        done: answers of the finished steps, by title.
+        done: finished steps by title: the arguments and what was answered; other arguments are another step.
         quiet: print nothing but the last answer.
         held: file descriptor of the lock; commands inherit it, so that one which outlives this process holds it on.
     """
@@ -64,9 +64,10 @@ class Loop:
 
         self.say(f"\n{[*self.done, title].index(title) + 1}. {title}: {why}.")
         self.say("   $ mlxrag " + shlex.join(args))
-        if title in self.done:
-            self.say(f"   done before: {says(self.done[title])}")
-            return dict(self.done[title])
+        known = self.done.get(title)
+        if known is not None and known["args"] == list(args):
+            self.say(f"   done before: {says(known['answer'])}")
+            return dict(known["answer"])
         started = time.monotonic()
         command = [sys.executable, "-m", "mlxrag", *args, "--workspace", str(self.root), "--json"]
         passed = () if self.held is None else (self.held,)
@@ -83,7 +84,7 @@ class Loop:
                 f"the step {title!r} failed; what is finished is kept, run mlxrag quickstart again to go on"
             )
         answer: dict[str, Any] = json.loads(out)
-        self.done[title] = answer
+        self.done[title] = {"args": list(args), "answer": answer}
         write_json(self.file, self.done)
         self.say(f"   {says(answer)} ({time.monotonic() - started:.0f} s)")
         return answer
@@ -100,7 +101,7 @@ class Loop:
 @click.argument("docs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--model", default="reader", show_default=True, help="Model to ask and to train.")
 @click.option("--num-questions", default=240, show_default=True, type=click.IntRange(40), help="Questions to make.")
-@click.option("--iters", default=300, show_default=True, type=click.IntRange(1), help="Batches to train on.")
+@click.option("--iters", default=150, show_default=True, type=click.IntRange(1), help="Batches to train on.")
 @click.option("--again", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @machine_options

@@ -56,14 +56,17 @@ def test_the_systems_it_writes_are_configs_that_load(tmp_path: Path) -> None:
 
 
 def test_a_step_that_is_done_is_not_run_again(tmp_path: Path) -> None:
-    """A step answers what its command answered, is written down, and is skipped the next time."""
+    """A step answers what its command answered, is written down, and is skipped the next time, unless its line is another."""
     loop = Loop(tmp_path, tmp_path / "steps.json", {}, quiet=True)
     (tmp_path / "note.md").write_text("# Leave\n\nEvery employee has 28 days of leave.\n")
     answer = loop.step("Read", "", "ingest", str(tmp_path / "note.md"), says=str)
     assert answer["indexed"] == 1
     done = json.loads((tmp_path / "steps.json").read_text())
+    (tmp_path / "note.md").unlink()
     again = Loop(tmp_path, tmp_path / "steps.json", done, quiet=True)
-    assert again.step("Read", "", "ingest", "/no/such/file", says=str) == answer
+    assert again.step("Read", "", "ingest", str(tmp_path / "note.md"), says=str) == answer
+    with pytest.raises(MlxragError, match="'Read' failed"):
+        again.step("Read", "", "ingest", str(tmp_path / "other.md"), says=str)
 
 
 def test_a_step_that_fails_stops_the_loop_and_keeps_what_is_done(
@@ -126,7 +129,6 @@ def test_the_loop_ends_with_an_adapter_a_report_and_the_next_command(
         answer = compared(difference, p) if title == "Compare" else ANSWERS[title]
         asked.append(args)
         assert says(answer)
-        self.done[title] = answer
         return answer
 
     monkeypatch.setattr(module.Loop, "step", step)

@@ -225,3 +225,9 @@ def test_the_page_escapes_what_runs_are_called_and_shows_the_rules(tmp_path: Pat
 def test_a_workspace_without_anything_is_empty(tmp_path: Path) -> None:
     """Gathering finds nothing, and fails at nothing."""
     assert gather(open_workspace(tmp_path)) == of()
+
+
+def test_the_rules_stand_in_the_documentation() -> None:
+    """The page on experiments has the table as it is."""
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    assert all(f"| {r.name} | {r.looks} | {r.says} | {r.source} |" in page for r in RULES)
