@@ -1,6 +1,6 @@
 """nDCG@10 and recall@100 of every retriever on SciFact, measured by ir_measures.
 
-    python benchmarks/retrieval.py --data ../shared/data/scifact
+    python -m benchmarks.retrieval --data ../shared/data/scifact
 
 The folder holds corpus.jsonl.gz, queries.tsv and qrels.txt in the layout of BEIR (5,183 abstracts,
 300 questions).  A document is one passage, title and abstract, cut at the encoder's 256 tokens, as
