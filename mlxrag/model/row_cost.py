@@ -56,8 +56,9 @@ def known_cost(model: Model, folder: Path) -> dict[int, float]:
         table = json.loads(path.read_text(encoding="utf-8"))
     if here not in table:
         table[here] = {str(rows): round(cost, 4) for rows, cost in calibrate(model.network).items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, table)
+        with suppress(OSError):  # a full disk, a workspace of another user: measured again the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, table)
     return {int(rows): cost for rows, cost in table[here].items()}
 
 
