@@ -120,14 +120,12 @@ def judge(run: str, other: str | None, ref: str, as_json: bool, workspace: Path 
     people's votes, and whether the judge is kinder to its own model.  Stopped in the middle, the same command goes on.
     """
     from mlxrag.evaluate.evaluate import judge_pair, judge_run
-    from mlxrag.evaluate.judging import spool
     from mlxrag.model.load import load
     from mlxrag.workspace import open_workspace, resolve
 
     ws = open_workspace(workspace)
     runs = [resolve(ws, "runs", name) for name in ((run, other) if other else (run,))]
     with load(ref, ws) as model:
-        show.say(f"verdicts are kept in {spool(ws, runs, model.name)}")
         artefact, found = judge_pair(ws, runs, model) if other else judge_run(ws, runs[0], model)
     show.result(_answer(artefact) | {"judged": found}, as_json, lambda: _draw_judged(artefact, found))
 
