@@ -237,6 +237,10 @@ class Training(Table):
     lora_keys: tuple[str, ...] = Field(
         (), description="Adapt this layer, such as self_attn.q_proj (may be repeated); every linear layer unless given."
     )
+    resume_adapter_file: str = Field(
+        "",
+        description="Adapter whose weights training begins with: a directory, NAME[@VERSION], or a .safetensors file.",
+    )
     num_layers: int = Field(-1, ge=-1, description="Blocks to train, counted from the last; -1 is all.")
     qat: int = Field(0, description="Train for a fused model of this many bits (4 or 8); 0 is off.", ge=0, le=8)
     optimizer: Literal["adamw", "adam", "adafactor", "lion", "muon", "sgd"] = Field(

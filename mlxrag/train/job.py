@@ -18,6 +18,7 @@ from mlxrag.data.dataset import open_dataset
 from mlxrag.errors import BadInput
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
+from mlxrag.model.adapter import find_adapter
 from mlxrag.model.load import Model, load, locate
 from mlxrag.settings import Answering, Memory, ModelSettings, Training
 from mlxrag.train.loop import Base, train
@@ -74,10 +75,14 @@ def make_job(
     """Return a job whose model and data are there.
 
     Raises:
-        NotFound, BadInput: the model or the data is not there.
+        NotFound, BadInput: the model, the data or the adapter to begin with is not there.
     """
     locate(model, workspace)
     _, _, ref = open_records(workspace, data)
+    if training.resume_adapter_file:
+        given = Path(training.resume_adapter_file).expanduser()
+        path = given if given.is_file() else find_adapter(training.resume_adapter_file, workspace)
+        training = training.model_copy(update={"resume_adapter_file": str(path.resolve())})
     said = [json.loads(table.model_dump_json()) for table in (training, answering, loading, memory or Memory())]
     data = ref if ref.startswith("datasets/") else str(Path(data).resolve())
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
@@ -144,7 +149,7 @@ def finish_job(job: Job) -> Artefact:
     _, _, ref = open_records(workspace, job.data)
     config = json.loads((job.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     steps = read_steps(job.folder / STEPS)
-    inputs = [config["base"]["name"], ref]
+    inputs = [config["base"]["name"], ref, *_begun_with(workspace, str(job.training["resume_adapter_file"]))]
     with create(workspace, "adapters", job.name, inputs=inputs, settings=dict(job.training)) as draft:
         for file in (job.folder / "adapter").iterdir():
             shutil.copy2(file, draft.path / file.name)
@@ -154,6 +159,15 @@ def finish_job(job: Job) -> Artefact:
     shutil.rmtree(job.folder, ignore_errors=True)
     assert draft.artefact is not None
     return draft.artefact
+
+
+def _begun_with(workspace: Workspace, path: str) -> list[str]:
+    """How lineage names the adapter that training began with, if there is one."""
+    folder = Path(path)
+    if not path:
+        return []
+    ours = folder.is_relative_to(workspace.root.resolve()) and (folder / "manifest.json").is_file()
+    return [f"adapters/{folder.parent.name}@{folder.name}" if ours else f"file:{path}"]
 
 
 def scores(steps: Sequence[Step]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxrag.errors import BadInput, nearest
-from mlxrag.model.adapter import CONFIG, WEIGHTS
+from mlxrag.errors import BadInput, Mismatch, nearest
+from mlxrag.model.adapter import CONFIG, WEIGHTS, load_tensors, read_adapter
 from mlxrag.model.attach import adaptable, adapter_layers, can_adapt, parent_of, resident
 from mlxrag.settings import Training
 from mlxrag.workspace import write_json
@@ -25,13 +25,15 @@ def trainable(network: nn.Module, training: Training) -> Iterator[tuple[str, ...
 
     Args:
         network: the base; an adapter in use is put aside.
-        training: `fine_tune_type`, `rank`, `scale`, `dropout`, `lora_keys`, `num_layers`, `qat`, `train_seed`.
+        training: `fine_tune_type`, `rank`, `scale`, `dropout`, `lora_keys`, `num_layers`, `qat`, `train_seed`,
+            `resume_adapter_file`.
 
     Yields:
         the keys of the adapted layers, as `adapter_config.json` has them; empty for full.
 
     Raises:
         BadInput: no layer answers to a key, more layers than there are, or a kind that this base cannot be trained in.
+        Mismatch: the adapter to begin with does not fit.
     """
     here = resident(network)
     before = here.active
@@ -48,6 +50,8 @@ def trainable(network: nn.Module, training: Training) -> Iterator[tuple[str, ...
         else:
             keys = layer_keys(network, training.lora_keys)
             old = _wrap(network, training, keys)
+        if training.resume_adapter_file:
+            begin_with(network, Path(training.resume_adapter_file), here.base)
         network.train()
         yield keys
     finally:
@@ -56,6 +60,44 @@ def trainable(network: nn.Module, training: Training) -> Iterator[tuple[str, ...
         network.freeze()
         network.eval()
         here.use(before)
+
+
+def begin_with(network: nn.Module, path: Path, base: str) -> None:
+    """Give what is trained the weights of an adapter, so that training goes on with it on other data or settings.
+
+    Args:
+        network: with its adapter layers.
+        path: an adapter's directory, or one of its .safetensors files.
+        base: fingerprint of the network without them.
+
+    Raises:
+        NotFound, BadInput, Damaged: see `read_adapter`.
+        Mismatch: it belongs to another base, or holds other layers or ranks than those that are trained.
+    """
+    if path.is_dir():
+        adapter = read_adapter(path)
+        if adapter.base and adapter.base != base:
+            raise Mismatch(
+                f"adapter {adapter.name!r} was trained on {adapter.base_name or 'a base'} ({adapter.base}), not on this "
+                f"one ({base}); train on that base"
+            )
+        given = dict(adapter.weights)
+    else:
+        given = load_tensors(path)
+    here = weights_of(network)
+    faults = [f"{name} is missing" for name in here if name not in given]
+    faults += [f"{name} is not trained" for name in given if name not in here]
+    faults += [
+        f"{n}: {given[n].shape} in place of {w.shape}"
+        for n, w in here.items()
+        if n in given and given[n].shape != w.shape
+    ]
+    if faults:
+        raise Mismatch(
+            f"--resume-adapter-file {path}: {'; '.join(faults[:3])}{' and more' if len(faults) > 3 else ''}; train with its "
+            "own --fine-tune-type, --rank, --num-layers and --lora-keys"
+        )
+    network.update(tree_unflatten([(name, w.astype(here[name].dtype)) for name, w in given.items()]))
 
 
 def layer_keys(network: nn.Module, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -211,6 +211,25 @@ def test_checkpoints_are_bounded_and_training_data_must_hold_something(tmp_path:
         run(tmp_path / "e", settings(fine_tune_type="full", optimizer="sgd", learning_rate=1e30, clip=0.0, iters=30))
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_training_begins_with_the_weights_of_an_adapter(tmp_path: Path, kind: str) -> None:
+    """By directory or file, as mlx_lm.lora does; other ranks, layers and bases are refused."""
+    first = run(tmp_path / "a", settings(fine_tune_type=kind, dropout=0.0), valid=texts(8, 1))
+    for number, begun in enumerate((tmp_path / "a" / "adapter", tmp_path / "a" / "adapter" / "adapters.safetensors")):
+        given = settings(iters=1, fine_tune_type=kind, dropout=0.0, resume_adapter_file=str(begun))
+        steps = run(tmp_path / f"b{number}", given, valid=texts(8, 1))
+        assert valid(steps)[0] == pytest.approx(min(valid(first)), abs=1e-6)
+    for more in ({"rank": 2}, {"num_layers": 1}):
+        with pytest.raises(Mismatch, match="train with its own --fine-tune-type, --rank"):
+            run(tmp_path / "c", given.model_copy(update=more))
+    with pytest.raises(Mismatch, match="was trained on toy"):
+        run(
+            tmp_path / "d",
+            given.model_copy(update={"resume_adapter_file": str(tmp_path / "a" / "adapter")}),
+            base(seed=1),
+        )
+
+
 def test_another_run_does_not_go_on_from_these_states(tmp_path: Path) -> None:
     """Settings, data and base are part of what a state belongs to."""
     run(tmp_path, settings(iters=4))
