@@ -142,6 +142,7 @@ class Ladder:
     moves: list[Move] = field(default_factory=list)
     _down: list[tuple[int, int]] = field(default_factory=list)
     _calm_since: float | None = None
+    _stepping: bool = False
 
     @property
     def depth(self) -> int:
@@ -183,6 +184,15 @@ class Ladder:
         return ledger.on_short("step down the ladder", lambda missing: self.relieve(missing, clock()))
 
     def _step_down(self, now: float) -> Move | None:
+        if self._stepping:  # what a step asks for (another model) is not made room for by another step
+            return None
+        self._stepping = True
+        try:
+            return self._next_down(now)
+        finally:
+            self._stepping = False
+
+    def _next_down(self, now: float) -> Move | None:
         gone = {number for number, _ in self._down}
         for number, rung in enumerate(self.rungs):
             if number in gone or (self.exact_only and not rung.exact):
@@ -196,8 +206,14 @@ class Ladder:
 
     def _step_up(self, now: float) -> Move | None:
         number, freed = self._down[-1]
-        if (self.room is not None and self.room() < ROOM * freed) or not self.rungs[number].up():
+        if self.room is not None and self.room() < ROOM * freed:
             return None
+        self._stepping = True
+        try:
+            if not self.rungs[number].up():
+                return None
+        finally:
+            self._stepping = False
         self._down.pop()
         return self._note(Move("up", self.rungs[number].name, 0, "", now))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxrag.errors import WontFit
 from mlxrag.memory import Ledger
 from mlxrag.pressure import Ladder, Level, Rung, judge, read
 
@@ -109,6 +111,22 @@ def test_a_measurement_takes_no_step_that_changes_answers() -> None:
     ]
     steps = Ladder(rungs, exact_only=True)
     assert steps.relieve(100, 0) == 3 and steps.given_up == ("fewer",)
+
+
+def test_what_a_step_asks_for_takes_no_other_step() -> None:
+    """A rung that loads a smaller model asks the ledger, which asks the ladder: it gets no answer, not a circle."""
+    book = Ledger(10)
+    asked = []
+
+    def down() -> int:
+        asked.append(1)
+        with pytest.raises(WontFit):
+            book.reserve("smaller model", "weights", 50)
+        return 0
+
+    steps = Ladder([Rung("next model", down, lambda: True, str)])
+    steps.bind(book, lambda: 0.0)
+    assert steps.relieve(5, 0.0) == 0 and asked == [1]
 
 
 def test_the_judgement_of_a_linux_machine() -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlxrag import memory
 from mlxrag.data.dataset import Dataset, open_dataset
 from mlxrag.data.example import Example
 from mlxrag.data.journal import Journal, rows
@@ -90,7 +91,7 @@ def evaluate(
         made = write_reports(draft.path, examples, settings, name, about, data, notes)
         draft.note(
             what="evaluation", system=about, dataset=data, examples=len(examples), failed=len(made.failed),
-            answer_seconds=round(seconds, 2), figures=_headline(made), remarks=notes,
+            answer_seconds=round(seconds, 2), figures=_headline(made), remarks=notes, memory=memory.figures(),
         )  # fmt: skip
     assert draft.artefact is not None
     shutil.rmtree(folder)

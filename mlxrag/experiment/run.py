@@ -19,12 +19,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxrag import __version__
+from mlxrag import __version__, memory
 from mlxrag.data.dataset import open_dataset
 from mlxrag.data.example import Example
 from mlxrag.data.journal import Journal, rows
 from mlxrag.errors import Mismatch, MlxragError, WontFit
-from mlxrag.evaluate.evaluate import SCORES, measures_of, score_rows
+from mlxrag.evaluate.evaluate import SCORES, judgements, measures_of, score_rows
 from mlxrag.evaluate.figures import home
 from mlxrag.evaluate.run import ANSWERS, read_rows, row_of, spool
 from mlxrag.evaluate.score import to_row
@@ -342,7 +342,8 @@ def _write(
     inputs = [source.ref] if source is not None else []
     inputs += [plan.dataset, *sorted({p for v in plan.variants for p in v.pins.values() if p.startswith("models/")})]
     with create(workspace, "runs", name, inputs=inputs, settings=plan.settings.model_dump()) as draft:
-        measures = measures_of(plan.variants[0].settings.evaluating)
+        judged = plan.variants[0].settings.evaluating
+        measures, remarks = measures_of(judged), list[str]()
         for variant in plan.variants:
             target = draft.path / variant.name
             target.mkdir()
@@ -350,17 +351,20 @@ def _write(
             with Journal(target / SCORES, keep=1 << 30) as journal:
                 for score in score_rows(read_rows(target), examples, measures):
                     journal.add(to_row(score))
+                if judged.judge:
+                    for score in judgements(judged.judge, workspace, folder / variant.name, target, examples, remarks):
+                        journal.add(to_row(score))
         for extra in (BLOCKS, TIMING):
             if (folder / extra).is_file():
                 shutil.copy(folder / extra, draft.path / extra)
         write_json(draft.path / PLAN, to_json(plan))
-        about = facts | {"departures": departures, "mlxrag": __version__}
+        about = facts | {"departures": departures, "remarks": list(dict.fromkeys(remarks)), "mlxrag": __version__}
         write_json(draft.path / "run.json", about)
         report = write_reports(draft.path, plan, about, examples, name)
         draft.note(
             what="ab", variants=[v.name for v in plan.variants], dataset={"ref": plan.dataset, "split": plan.split},
             plan=source.ref if source is not None else None, examples=len(asked), departures=departures,
-            verdicts=report["verdicts"], primary=plan.primary,
+            verdicts=report["verdicts"], primary=plan.primary, memory=memory.figures(),
         )  # fmt: skip
     assert draft.artefact is not None
     return draft.artefact

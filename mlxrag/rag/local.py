@@ -30,6 +30,7 @@ import numpy as np
 import tantivy
 
 from mlxrag.errors import MlxragError
+from mlxrag.memory import ledger
 from mlxrag.rag import lexical, vectors
 from mlxrag.rag.document import Document, Passage
 from mlxrag.rag.store import Store, open_store
@@ -73,6 +74,7 @@ class LocalIndex:
         self._one_thread = threading.RLock()
         self._allowed: dict[Any, np.ndarray] = {}
         self._languages: list[str] = []
+        self._hold = ledger().reserve(f"index {name}", "index", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +85,7 @@ class LocalIndex:
     def close(self) -> None:
         """Let the files go."""
         self.store.close()
+        self._hold.release()
         self._opened = None
 
     # --- searching -----------------------------------------------------------------------------
@@ -253,6 +256,9 @@ class LocalIndex:
             return
         removed = self.store.removed(state["base"])
         self._matrix = vectors.open_matrix(folder, state["form"], self.dimension, state["count"], removed)
+        # What is mapped the system can take back; what is not is ours.
+        held = [a for a in (self._matrix.rows, *self._matrix.arrays.values()) if not isinstance(a, np.memmap)]
+        self._hold.resize(sum(a.nbytes for a in held))
         text = lexical.open_lexical(folder / "lexical")
         text.reload()
         self._searcher: tantivy.Searcher = text.searcher()
