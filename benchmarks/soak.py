@@ -146,7 +146,7 @@ def soak(root: Path, seconds: float, seed: int, tell: Callable[[str], None] = pr
     until = time.monotonic() + seconds
     said = time.monotonic()
     while time.monotonic() < until:
-        with open_system(settings, ws, degrade=True) as system:
+        with opened(settings, ws, done) as system:
             for _ in range(40):
                 work(system, ws, docs, refs, questions, rng, done)
                 if time.monotonic() - said > 60:
@@ -172,6 +172,17 @@ def soak(root: Path, seconds: float, seed: int, tell: Callable[[str], None] = pr
         "back_within": (after - before) / max(watch.peak, 1), "resident_before": resident,
         "resident_peak": watch.resident, "resident_after": pressure.resident_bytes(),
     }  # fmt: skip
+
+
+def opened(settings: Settings, ws: Workspace, done: Counter[str]) -> System:
+    """Open a system; where nothing fits just now, that is refused, and tried again."""
+    while True:
+        try:
+            return open_system(settings, ws, degrade=True)
+        except WontFit:
+            done["openings refused"] += 1
+            time.sleep(0.5)
+            memory.ledger().refresh()
 
 
 def work(
