@@ -6,7 +6,7 @@ Each benchmark is a process of its own and writes `results/NAME.json`; together 
 tables and plots of docs/performance.md.  `--compare` says for each claim whether it is better, the same or worse than in
 an earlier `all.json` (the one that is there before the run, unless FILE is given).  Exit code 0: nothing failed and nothing
 is worse; 1: a benchmark failed (outputs that differ fail), or something is worse; 3: all ran, but a target was missed.
-`--quick` runs small sizes to see that everything works; it writes to `--results`, and no page.
+`--quick` runs small sizes to see that everything works; with it, or with results elsewhere, no page is written.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ JOBS = (
     Job("generate", "generate", (), ("--checkpoint", "q3", "--repeats", "1")),
     Job("rag_questions", "rag_questions", (), ("--checkpoint", "q3", "--repeats", "1")),
     Job("rag_ttft", "rag_ttft", (), ("--checkpoint", "q3", "--repeats", "1")),
-    Job("lookup_decode", "lookup_decode", (), ("--checkpoint", "q3", "--repeats", "1", "--answers", "1")),
+    Job(
+        "lookup_decode", "lookup_decode", ("--answers", "2"), ("--checkpoint", "q3", "--repeats", "1", "--answers", "1")
+    ),
     Job("ab_adapters", "ab_adapters", (), ("--quick", "--repeats", "1")),
     Job("rag_sft", "rag_sft", (), ("--quick", "--repeats", "1")),
     Job("sft_epochs", "sft_epochs", (), ("--quick", "--repeats", "1")),
@@ -107,7 +109,7 @@ def main() -> int:
     }  # fmt: skip
     record.write_text(json.dumps(value, indent=1) + "\n")
     summary(value)
-    if not args.quick:
+    if not args.quick and args.results == RESULTS:
         write_page(value)
     worse = False
     if args.compare:
@@ -131,7 +133,12 @@ def run(job: Job, args: argparse.Namespace) -> dict[str, Any] | None:
         command += ["--torch-python", args.torch_python]
     if job.name == "rag_sft" and args.torch_python:
         command += ["--peft-python", args.torch_python]
-    environ = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "MLXRAG_RESULTS": str(args.results), "LANCE_LOG": "error"}
+    environ = {
+        **os.environ,
+        **dict.fromkeys(ONE_THREAD, "1"),
+        "MLXRAG_RESULTS": str(args.results),
+        "LANCE_LOG": "error",
+    }
     print(f"\n=== {job.name}", flush=True)
     here, start = environment(), time.perf_counter()
     try:

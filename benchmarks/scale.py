@@ -179,7 +179,7 @@ def answering(name: str, repeats: int) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
 
     def requests(count: int) -> list[Request]:
-        return [Request(str(i), tuple(texts[i % 8] + texts[10 + i % 150][:20]), 16) for i in range(count)]
+        return [Request(str(i), tuple(texts[i % 8] + texts[10 + i % 150][:20]), 8) for i in range(count)]
 
     def run(count: int) -> None:
         list(complete_batch(model, requests(count), caching=Caching(decode_concurrency=8)))
