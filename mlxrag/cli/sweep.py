@@ -77,7 +77,7 @@ def sweep(
     from mlxrag.evaluate.score_model import scorer
     from mlxrag.machine import parse_size
     from mlxrag.model.source import find_source
-    from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick
+    from mlxrag.model.sweep import DEFAULT, Keeper, Measuring, pick, scratch
     from mlxrag.model.sweep import sweep as run
     from mlxrag.track import curves, live
     from mlxrag.workspace import open_workspace
@@ -93,10 +93,13 @@ def sweep(
     )
     measuring = Measuring(rows_of, seen, prompt_tokens, new_tokens, runs,
                           scorer(ws, dataset, questions, settings, s.given(config, flags)) if dataset else None)  # fmt: skip
-    keeper = Keeper(ws)
     words = recipes or DEFAULT
-    steps = run(found, words, measuring, ws, budget=limit, max_kl=max_kl, keep=keeper)
-    with live(ws, settings.tracking, "sweep", f"sweep-{found.name}"[:100], inputs=[found.ref]) as job:
+    with (
+        scratch(ws) as folder,
+        live(ws, settings.tracking, "sweep", f"sweep-{found.name}"[:100], inputs=[found.ref]) as job,
+    ):
+        keeper = Keeper(folder)
+        steps = run(found, words, measuring, ws, budget=limit, max_kl=max_kl, keep=keeper)
         told = curves(job, steps, figures)
         rows = list(show.progress(told, f"Sweeping {found.name}", total=len(words) + 1, unit="recipes"))
         chosen = pick(rows, limit, max_kl)

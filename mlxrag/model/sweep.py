@@ -8,8 +8,11 @@ and one model is in memory at a time.
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,14 +138,12 @@ def sweep(
         raise BadInput(
             "a sweep needs at least 2 pieces of text to measure on; give more texts, or --calibration-tokens"
         )
-    folder = workspace.root / "cache" / "sweep"
-    folder.mkdir(parents=True, exist_ok=True)
     seen = stamp(source.path)
     first = assemble(source.path)
     if first.config.get("quantization"):
         raise BadInput(f"{source.name} is quantized already; sweep the model it was made from")
     network = ready(source.path)
-    with recorded(network, measuring.rows, folder) as logits:
+    with scratch(workspace) as folder, recorded(network, measuring.rows, folder) as logits:
         rows = [original(source, network, logits, measuring)]
         del network
         yield rows[0]
@@ -262,14 +263,24 @@ def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
+@contextmanager
+def scratch(workspace: Workspace) -> Iterator[Path]:
+    """Give a folder of this process's own; left behind by a kill, it is among what a clean-up frees."""
+    folder = workspace.root / "cache" / "sweep" / f".draft-{os.getpid()}-{time.monotonic_ns():x}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Keeper:
     """Holds the files of the best admissible recipe so far, until it becomes a version or is not wanted."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        """Keep files in `workspace`."""
-        self.folder = workspace.root / "cache" / "sweep-best"
+    def __init__(self, folder: Path) -> None:
+        """Keep files in `folder`, which is the caller's to remove."""
+        self.folder = folder / "best"
         self.row: Row | None = None
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __call__(self, row: Row, place: Path) -> None:
         """Take over the files of a recipe."""
@@ -289,5 +300,4 @@ class Keeper:
                 sweep=self.row.as_dict(), source=source.ref, **({"proof": source.proof} if source.proof else {}),
             )  # fmt: skip
         assert draft.artefact is not None
-        shutil.rmtree(self.folder, ignore_errors=True)
         return draft.artefact

@@ -12,10 +12,11 @@ import pytest
 import mlxrag.model  # noqa: F401  # isort: skip
 
 from mlxrag.errors import BadInput
+from mlxrag.model.keep import waste
 from mlxrag.model.likelihood import Divergence, Perplexity
 from mlxrag.model.load import load
 from mlxrag.model.source import Source
-from mlxrag.model.sweep import ORIGINAL, AnswerScore, Keeper, Measuring, Row, front, pick, sweep
+from mlxrag.model.sweep import ORIGINAL, AnswerScore, Keeper, Measuring, Row, front, pick, scratch, sweep
 from mlxrag.model.sweep_page import page
 from mlxrag.model.timing import Figure
 from mlxrag.settings import Quantizing
@@ -61,7 +62,7 @@ def test_every_recipe_is_a_row_and_the_best_becomes_a_version(tmp_path: Path, ws
     toy = write_model(tmp_path / "toy", num_hidden_layers=2)
     source = Source(toy, f"directory:{toy}", "toy")
     measuring = Measuring(ROWS, None, 8, 4, 2, lambda path: AnswerScore("correct", 0.5, 0.4, 0.6, 3))
-    keeper = Keeper(ws)
+    keeper = Keeper(tmp_path)
     rows = list(sweep(source, ["8-g32", "4-g32", "4-g128", "mxfp4"], measuring, ws, max_kl=0.01, keep=keeper))
     assert [one.recipe for one in rows] == [ORIGINAL, "8-g32", "4-g32", "4-g128", "mxfp4"]
     assert rows[0].quality is not None and rows[0].quality.kl_mean == pytest.approx(0.0, abs=1e-9)
@@ -85,6 +86,17 @@ def test_a_source_that_is_replaced_meanwhile_stops_the_sweep(tmp_path: Path, ws:
     write_model(toy, seed=1, num_hidden_layers=1)
     with pytest.raises(BadInput, match="was changed while"):
         next(steps)
+
+
+def test_two_sweeps_of_one_workspace_keep_their_files_apart(tmp_path: Path, ws: Workspace) -> None:
+    """Each has a folder of its own; what a killed one left is among what a clean-up frees."""
+    with scratch(ws) as one, scratch(ws) as other:
+        assert one != other and one.is_dir() and other.is_dir()
+        dead = one.with_name(".draft-999999999-1")
+        dead.mkdir()
+        (dead / "logits").write_bytes(b"1234")
+        assert [(found.path, found.nbytes) for found in waste(ws)] == [(dead, 4)]
+    assert not one.exists() and not other.exists()
 
 
 def test_bad_words_are_refused_before_anything_is_measured(tmp_path: Path, ws: Workspace) -> None:
