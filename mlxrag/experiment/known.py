@@ -21,7 +21,7 @@ from mlxrag.evaluate.run import Row, read_rows
 from mlxrag.experiment.arms import answer_block, open_group, share
 from mlxrag.experiment.compare import Scores, pairs
 from mlxrag.experiment.cost import foreseen
-from mlxrag.experiment.plan import PLAN, Plan, Variant, from_json, plan, read_variants
+from mlxrag.experiment.plan import JUDGED, PLAN, Plan, Variant, from_json, plan, read_variants
 from mlxrag.experiment.report import Material, of_run, read_measures
 from mlxrag.experiment.statistics import Differences, differences, standard_error
 from mlxrag.settings import Experimenting
@@ -55,6 +55,8 @@ def pilot(
     examples = sample(dataset.split("valid"), settings.pilot_questions, seed=settings.ab_seed)
     homes = {e.id: home(e) for e in examples}
     primary = settings.primary or variants[0].settings.evaluating.right_by
+    if primary == JUDGED:
+        raise BadInput(f"a pilot does not judge; give runs that have {JUDGED} to --pilot")
     measure = {primary: measures_of(variants[0].settings.evaluating)[primary]}
     scores: dict[str, Scores] = {}
     seconds: dict[str, float] = {}
@@ -109,7 +111,7 @@ def systems_of(run: Artefact) -> dict[str, Mapping[str, Scores]]:
 
 def homes_of(run: Artefact, workspace: Workspace) -> dict[str, str]:
     """Return example id -> document of a run's questions."""
-    if run.manifest.get("what") == "ab":
+    if run.manifest.get("what") != "evaluation":
         dataset = open_dataset(workspace, run.manifest["dataset"]["ref"])
         return {e.id: home(e) for e in dataset.split(run.manifest["dataset"]["split"])}
     return {i: home(e) for i, e in examples_of(workspace, run).items()}
@@ -216,7 +218,7 @@ def of_runs(refs: Sequence[str], settings: Experimenting, workspace: Workspace) 
 
 def _examples(runs: Sequence[Artefact], workspace: Workspace) -> dict[str, Example]:
     first = runs[0]
-    if first.manifest.get("what") != "ab":
+    if first.manifest.get("what") == "evaluation":
         return examples_of(workspace, first)
     dataset = open_dataset(workspace, first.manifest["dataset"]["ref"])
     return {e.id: e for e in dataset.split(first.manifest["dataset"]["split"])}

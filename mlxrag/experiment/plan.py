@@ -30,6 +30,7 @@ from mlxrag.settings import Experimenting, Settings
 from mlxrag.workspace import Artefact, Workspace, create, resolve, write_json
 
 PLAN = "plan.json"
+JUDGED = "faithful_judge"  # what a model that judges measures
 # Tables that make a system; a difference in the others does not reach an answer.
 MAKES = ("chunking", "encoding", "retrieval", "model", "sampling", "answering", "caching")
 # Settings that change speed or memory alone.
@@ -246,9 +247,11 @@ def plan(
     primary = settings.primary or variants[0].settings.evaluating.right_by
     measured = measures_of(variants[0].settings.evaluating)
     for measure in (primary, *settings.guardrails):
-        if measure not in MEASURES:
-            raise BadInput(f"no measure {measure!r}{nearest(measure, MEASURES)}")
-        if measure not in measured:
+        if measure == JUDGED:
+            _needs_judge(variants[0].settings, settings, primary)
+        elif measure not in MEASURES:
+            raise BadInput(f"no measure {measure!r}{nearest(measure, (*MEASURES, JUDGED))}")
+        elif measure not in measured:
             raise BadInput(f"{measure} is not among [evaluating] measures; add it there")
     questions = order_questions(dataset.split(split), settings.ab_seed, settings.max_questions)
     if not questions:
@@ -259,6 +262,14 @@ def plan(
         tuple(hypotheses(variants, primary, settings)), settings,
         power_of(settings, len(questions), len(variants) - 1, pilot), dict(cost or {}),
     )  # fmt: skip
+
+
+def _needs_judge(system: Settings, settings: Experimenting, primary: str) -> None:
+    """Refuse what a judge cannot do: judge without a model, or at every look of a plan that may stop early."""
+    if not system.evaluating.judge:
+        raise BadInput(f"{JUDGED} needs a model that judges; name it as judge in [evaluating] of all config files")
+    if primary == JUDGED and settings.stopping == "sequential":
+        raise BadInput(f"{JUDGED} is judged after the last answer and cannot decide when to stop; use --stopping fixed")
 
 
 def power_of(settings: Experimenting, questions: int, comparisons: int, pilot: Differences | None) -> dict[str, Any]:

@@ -284,7 +284,7 @@ def of_run(folder: Path, plan: Plan, about: Mapping[str, Any], examples: Mapping
         rows=answered, timing=list(rows(folder / "timing.jsonl")), facts=facts,
         about={
             "dataset": plan.dataset, "split": plan.split, "planned": len(plan.questions), "asked": len(asked),
-            "hypotheses": list(plan.hypotheses), "warnings": list(plan.warnings), "differs": {k: list(v) for k, v in plan.differs.items()},
+            "hypotheses": list(plan.hypotheses), "warnings": [*plan.warnings, *about.get("remarks", ())], "differs": {k: list(v) for k, v in plan.differs.items()},
             "departures": list(about.get("departures", ())), "power": dict(plan.power), "seconds": about.get("seconds"),
         },
     )  # fmt: skip

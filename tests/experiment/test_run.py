@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlxrag.data.dataset import open_dataset
-from mlxrag.errors import WontFit
+from mlxrag.errors import BadInput, WontFit
 from mlxrag.evaluate.run import read_rows
 from mlxrag.experiment import run as module
 from mlxrag.experiment.arms import answer_block, open_group
@@ -224,3 +224,23 @@ def test_a_question_that_fails_costs_its_row_alone(root: Path, ws: Workspace, mo
     for name in ("one", "two"):
         assert found[name][1].failure == "RuntimeError: boom"
         assert [found[name][i].text for i in (0, 2)] == [sound[name][i].text for i in (0, 2)]
+
+
+def test_a_judge_scores_every_system_and_can_decide(root: Path, ws: Workspace) -> None:
+    """A model that judges is asked about all answers; without one, or where one may stop early, it cannot decide."""
+    configs = [config(root / "one.toml", root), config(root / "two.toml", root, num_passages=2)]
+    dataset = open_dataset(ws, "birds")
+    primary = FAST.model_copy(update={"primary": "faithful_judge", "max_questions": 4})
+    with pytest.raises(BadInput, match="needs a model that judges"):
+        prepare("p", configs, dataset, "test", primary, ws)
+    for path in configs:
+        path.write_text(path.read_text() + f'judge = "{root / "model"}"\n')
+    with pytest.raises(BadInput, match="cannot decide when to stop"):
+        prepare("p", configs, dataset, "test", primary.model_copy(update={"stopping": "sequential"}), ws)
+    with pytest.raises(BadInput, match="a pilot does not judge"):
+        prepare("p", configs, dataset, "test", primary.model_copy(update={"pilot_questions": 2}), ws)
+    artefact = carry_out(prepare("p", configs, dataset, "test", primary, ws), ws)
+    first = report(artefact)["comparisons"][0]
+    assert first["measure"] == "faithful_judge" and first["n"] + first["missing_a"] >= 4
+    for name in ("one", "two"):
+        assert (artefact.path / name / "judged.jsonl").is_file()
