@@ -34,8 +34,10 @@ GROUPS = Path("/sys/fs/cgroup")
 
 def prepare(root: Path) -> None:
     """Make model, smaller version, index and the prompts that both children answer."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
+    from mlxrag import device as device  # MKL, before mlx.core
+
+    import mlx.core as mx  # isort: skip
+    from mlx.utils import tree_flatten  # isort: skip
 
     from mlxrag.model.encode import load_encoder
     from mlxrag.model.load import READER, locate

