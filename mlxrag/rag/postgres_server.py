@@ -129,4 +129,5 @@ def _line(error: BaseException) -> str:
 def shown(dsn: str) -> str:
     """Return the address without its password."""
     parts = urlsplit(dsn)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
