@@ -5,10 +5,10 @@ The driver is the extra `postgres` and is imported when a connection is asked fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from mlxrag.errors import BadInput, Damaged, MlxragError
 
@@ -127,7 +127,5 @@ def _line(error: BaseException) -> str:
 
 
 def shown(dsn: str) -> str:
-    """Return the address without its password."""
-    parts = urlsplit(dsn)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    """Return the address without its user, password and options."""
+    return re.sub(r"//[^/]*@", "//", dsn.partition("?")[0])

@@ -15,6 +15,7 @@ from mlxrag.model.encode import encode, load_encoder
 from mlxrag.rag import ingest as module
 from mlxrag.rag.index import open_index
 from mlxrag.rag.ingest import ingest
+from mlxrag.rag.postgres_server import shown
 from mlxrag.rag.retrieve import retrieve
 from mlxrag.settings import Chunking, Retrieval, Settings
 from mlxrag.workspace import open_workspace
@@ -193,3 +194,17 @@ def test_faults_of_the_server_are_sentences(ws, encoder, server, docs):
         with pytest.raises(Damaged, match="--rebuild"):
             list(ingest(index, encoder, [docs], SETTINGS))
     assert set(run(ws, encoder, server, docs, rebuild=True).values()) == {"indexed"}
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [
+        ("postgresql://me:secret@host:5433/team?sslmode=require", "postgresql://host:5433/team"),
+        ("postgresql://me:se@cret@host/team", "postgresql://host/team"),
+        ("postgresql:///team?host=/tmp/pg", "postgresql:///team"),
+        ("postgresql://[x", "postgresql://[x"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address, seen):
+    """Errors and `--json` name the server, never who one is there; an address that is none can be shown too."""
+    assert shown(address) == seen
