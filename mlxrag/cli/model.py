@@ -135,7 +135,7 @@ def show_model(ref: str, check: bool, workspace: Path | None, config: Path | Non
             ("size", show.size(manifest["nbytes"]) if manifest.get("nbytes") else None),
             ("bits per weight", manifest.get("bits_per_weight")), ("recipe", manifest.get("recipe")),
             ("type", manifest.get("dtype")),
-            ("own settings", value["own_settings"] or None), ("notes", "; ".join(manifest.get("notes", [])) or None),
+            ("own settings", ", ".join(f"{key}={one}" for key, one in value["own_settings"].items()) or None), ("notes", "; ".join(manifest.get("notes", [])) or None),
         ]  # fmt: skip
         proof = manifest.get("proof")
         if proof:
