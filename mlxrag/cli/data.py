@@ -337,12 +337,10 @@ def _draw_audit(found: Any) -> None:
     click.echo(f"{found.dataset}: {_counts(found.counts)}")
     first = {f.kind: f for f in reversed(found.findings)}
     cells = [(k, "grave" if f.grave else "", found.times[k], f.detail) for k, f in reversed(first.items())]
-    show.table(
-        ("finding", "", "times", "the first of them"),
-        cells,
-        title="Findings" if cells else "Nothing found",
-        right=("times",),
-    )
+    if cells:
+        show.table(("finding", "", "times", "the first of them"), cells, title="Findings", right=("times",))
+    else:
+        click.echo("Nothing found")
     quality = [(n, s.n, s.missing, s.mean, *(s.quantiles or (None,) * 5)) for n, s in found.quality.items()]
     heads = ("quality", "n", "missing", "mean", "min", "25%", "50%", "75%", "max")
     show.table(heads, quality, right=heads[1:])
