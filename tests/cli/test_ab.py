@@ -12,8 +12,13 @@ from click.testing import CliRunner, Result
 
 from mlxrag import settings as s
 from mlxrag.cli.ab import ab
+from mlxrag.data.journal import Journal
 from mlxrag.errors import BadInput, NotFound
+from mlxrag.evaluate.evaluate import SCORES
+from mlxrag.evaluate.score import Score, to_row
+from mlxrag.workspace import create, open_workspace
 from tests.experiment import kit
+from tests.track import kit as owls
 
 QUICK = ("--block-questions", "4", "--timing-questions", "2", "--permutations", "199")
 
@@ -120,6 +125,20 @@ def test_what_is_missing_is_said(root: Path) -> None:
         call(root, "run", "r")
     with pytest.raises(NotFound, match="nothing to advise from"):
         CliRunner().invoke(ab, ["advise", "--workspace", str(root / "other")], catch_exceptions=False)
+
+
+def test_votes_of_people_are_compared_by_document(root: Path) -> None:
+    """Two runs of votes are two systems; the dataset says which document a question is of."""
+    ws = open_workspace(root / "ws")
+    for name, values in (("one", (0.0, 0.25, 0.5, 0.5)), ("two", (1.0, 0.75, 1.0, 0.5))):
+        asked = owls.evaluation(ws, name)
+        with create(ws, "runs", f"{name}-votes", inputs=[asked.ref]) as draft:
+            with Journal(draft.path / SCORES) as scores:
+                for e, value in zip(owls.examples(), values, strict=True):
+                    scores.add(to_row(Score(e.id, "human_right", value, "ada")))
+            draft.note(what="votes", dataset=asked.manifest["dataset"])
+    (found,) = answer(root, "report", "one-votes", "two-votes", "--primary", "human_right")["comparisons"]
+    assert found["difference"] == 0.5 and found["documents"] == 4
 
 
 def test_the_rules_are_shown_with_their_sources(root: Path) -> None:
