@@ -1,7 +1,8 @@
 """Whether retrieval found what was needed: ranking measures through `ir_measures`, over passages or documents.
 
-A gold passage counts as found by the first hit that is it, or that shares at least half of the shorter one's span in the
-same document, or that holds its evidence: an index may cut its passages elsewhere than the dataset did.
+A gold passage counts as found by the first hit that is it, or that shares at least half of the shorter one's span with its
+evidence (with itself, where no evidence is recorded): an index may cut its passages elsewhere than the dataset did, and a
+model may be shown some sentences only.
 """
 
 from __future__ import annotations
@@ -22,12 +23,21 @@ def covers(found: Passage, gold: Passage, evidence: Sequence[str] = ()) -> bool:
     if found.id == gold.id:
         return True
     quotes = [quote for quote in evidence if quote in gold.text]
-    if found.source == gold.source and quotes and all(quote in found.text for quote in quotes):
+    if found.source == gold.source and any(quote in found.text for quote in quotes):
         return True
     if found.document_id != gold.document_id:
         return found.text == gold.text
-    shared = min(found.end, gold.end) - max(found.start, gold.start)
-    return shared * 2 >= min(found.end - found.start, gold.end - gold.start) > 0
+    if not quotes:
+        return _share(found, gold.start, gold.end)
+    # Sentences of the gold passage that do not hold the evidence are not what had to be found.
+    spans = [(gold.start + gold.text.index(quote), len(quote)) for quote in quotes]
+    return any(_share(found, start, start + length) for start, length in spans)
+
+
+def _share(found: Passage, start: int, end: int) -> bool:
+    """Whether a passage and a span of its document share at least half of the shorter one."""
+    shared = min(found.end, end) - max(found.start, start)
+    return shared * 2 >= min(found.end - found.start, end - start) > 0
 
 
 def gold_keys(hits: Sequence[Hit], example: Example, unit: Unit = "passage") -> list[str | None]:

@@ -81,6 +81,9 @@ def test_a_passage_cut_elsewhere_still_finds_the_gold_one() -> None:
     assert not covers(passage("9abcdefghi", start=109), gold)
     assert not covers(passage("0123456789x", source="other.md", start=100), gold)
     assert covers(passage("pay $15 each", start=900), passage("and pay $15"), ["pay $15"])
+    whole = passage("Dogs ride free. Cats pay $15. Birds stay at home.", start=0)
+    assert covers(passage("Cats pay $15", start=16), whole, ["Cats pay $15."])
+    assert not covers(passage("Birds stay at home.", start=30), whole, ["Cats pay $15."])
     twice = answer("x", passage("01234", start=100), passage("56789", start=105)).hits
     assert gold_keys(twice, ask("?", "x", gold=(gold,))) == [gold.id, None]
 
