@@ -147,7 +147,7 @@ def finish(
 def judged(ratio: Mapping[str, float], target: float | tuple[float, float] | None) -> dict[str, Any]:
     """Return a claim: a ratio with its rounds, the target (at least, between two, or none), and whether it was met."""
     low, high = target if isinstance(target, tuple) else (target if target is not None else 0.0, float("inf"))
-    met = None if target is None else low <= ratio["ratio"] <= high
+    met = None if target is None else (low or -float("inf")) <= ratio["ratio"] <= high
     return {**ratio, "target": list(target) if isinstance(target, tuple) else target, "met": met}
 
 

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 import mlx.core as mx
@@ -49,6 +48,8 @@ def known_cost(model: Model, folder: Path) -> dict[int, float]:
         model: a loaded model.
         folder: where measurements are remembered, in `row-cost.json`.
     """
+    from importlib import metadata  # here, since it takes as long to import as all of this package
+
     path = folder / "row-cost.json"
     here = f"{model.fingerprint} {mx.default_device()} {chip()} mlx {metadata.version('mlx')}"
     table: dict[str, dict[str, float]] = {}
