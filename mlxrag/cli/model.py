@@ -122,7 +122,7 @@ def show_model(ref: str, check: bool, workspace: Path | None, config: Path | Non
     found = find_version(ws, ref)
     if check:
         verify(found)
-    value = {
+    value: dict[str, Any] = {
         "kind": "models", "name": found.name, "version": found.version, "path": str(found.path),
         "lineage": [one.ref for one in lineage(ws, found)], "own_settings": advice(found.path), "scores": scores_of(ws, found),
         "manifest": dict(found.manifest),
