@@ -1,4 +1,4 @@
-"""The same questions under a real memory limit, by mlx_lm and by mlxrag: `python -m benchmarks.squeeze [--limits 450 350 300]`.
+"""The same questions under a real memory limit, by mlx_lm and by mlxrag: `python -m benchmarks.squeeze [--limits 215 185 160]`.
 
 A child process answers three questions over the sample documents with a random model (6 layers of 384, float32, and an
 8-bit version of it beside) and long prompts.  One child runs mlx_lm as its README
@@ -159,7 +159,7 @@ def run(root: Path, who: str, limit: int | None) -> dict[str, Any]:
         started = time.perf_counter()
         child = subprocess.run(
             [sys.executable, "-m", "benchmarks.squeeze", "--child", who, "--root", str(root)],
-            capture_output=True, text=True, preexec_fn=enter, env={**os.environ, "MKL_NUM_THREADS": "1"},
+            capture_output=True, text=True, preexec_fn=enter, env={**os.environ, "MKL_NUM_THREADS": "1", "HOME": str(root)},
         )  # fmt: skip
         peak = 0
         for name in ("memory.max_usage_in_bytes", "memory.peak"):
@@ -177,7 +177,7 @@ def run(root: Path, who: str, limit: int | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limits", type=int, nargs="*", default=[450, 350, 300], help="in MB of 10^6 bytes")
+    parser.add_argument("--limits", type=int, nargs="*", default=[215, 185, 160], help="in MB of 10^6 bytes")
     parser.add_argument("--child", choices=["mlx_lm", "mlxrag"])
     parser.add_argument("--root", type=Path)
     args = parser.parse_args()

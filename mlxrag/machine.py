@@ -103,7 +103,7 @@ def group_room(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/f
     return min(rooms, default=None)
 
 
-def budget(machine: Machine, memory: Memory, held: int = 0) -> int:
+def budget(machine: Machine, memory: Memory, held: int = 0, own: int = 0) -> int:
     """Return the bytes that everything mlxrag holds may sum to.
 
     Unless the setting says otherwise: what is available, and what mlxrag holds of the rest, less a reserve for the
@@ -113,6 +113,7 @@ def budget(machine: Machine, memory: Memory, held: int = 0) -> int:
         machine: the machine now.
         memory: the settings.
         held: bytes that mlxrag processes hold already, which are not available any more.
+        own: of them, those of this process, which alone count against its control group.
 
     Raises:
         BadInput: the setting is no size.
@@ -123,7 +124,7 @@ def budget(machine: Machine, memory: Memory, held: int = 0) -> int:
     if machine.working_set is not None:
         room = min(room, machine.working_set * 85 // 100)
     if machine.limit is not None:
-        room = min(room, (machine.limit + held) * 9 // 10)
+        room = min(room, held - own + (machine.limit + own) * 9 // 10)
     return max(room, 0)
 
 

@@ -261,7 +261,7 @@ def ledger() -> Ledger:
 
     table = settings.read().memory
     held = sum(size for holds in held_by_processes().values() for _, _, size in holds)
-    source = None if table.memory_budget else lambda now: budget(this_machine(), table, now)
+    source = None if table.memory_budget else lambda now: budget(this_machine(), table, now, _current[-1].held)
     _current.append(Ledger(budget(this_machine(), table, held), _shared(), source))
     return _current[-1]
 

@@ -34,7 +34,10 @@ def test_what_is_held_already_counts_as_ours() -> None:
     """Memory that mlxrag has taken is not available any more, and is not taken off the budget a second time."""
     before = budget(Machine("Linux", 24 * GIB, 20 * GIB), DEFAULTS)
     assert budget(Machine("Linux", 24 * GIB, 15 * GIB), DEFAULTS, held=5 * GIB) == before
-    assert budget(Machine("Linux", 24 * GIB, 20 * GIB, limit=GIB), DEFAULTS, held=GIB) == 2 * GIB * 9 // 10
+    grouped = Machine("Linux", 24 * GIB, 20 * GIB, limit=GIB)
+    assert budget(grouped, DEFAULTS, held=GIB, own=GIB) == 2 * GIB * 9 // 10
+    # What others hold outside the group takes nothing of it, and is not lent to it either.
+    assert budget(grouped, DEFAULTS, held=5 * GIB) == 5 * GIB + GIB * 9 // 10
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlxrag.model import hub
 from mlxrag.model.choose import cached, read_ladder
-from mlxrag.model.load import READER, Model, bytes_to_load
+from mlxrag.model.load import READER, Model, bytes_to_load, locate
 from mlxrag.workspace import Artefact, Workspace, artefacts
 
 
@@ -28,20 +28,39 @@ class Alternative:
 
 def smaller(model: Model, workspace: Workspace) -> list[Alternative]:
     """Return the smaller models that can stand in for this one, the largest first."""
+    now = model.nbytes if model.network is not None else bytes_to_load(model.path, "auto")
+    return stand_ins(model.ref, workspace, (model.path, model.name, model.version), now)
+
+
+def stand_ins(
+    ref: str, workspace: Workspace, found: tuple[Path, str, str] | None = None, below: int | None = None
+) -> list[Alternative]:
+    """Return the smaller models that can stand in for what `ref` names, the largest first.
+
+    Args:
+        ref: as for `load`.
+        workspace: where versions are.
+        found: directory, name and version of it, where they are known.
+        below: bytes that they must stay below; those of its files unless given.
+
+    Raises:
+        NotFound: nothing answers to `ref`.
+    """
+    path, name, version = found or locate(ref, workspace)
     known = artefacts(workspace, "models")
-    names = {f"models/{model.name}@{model.version}", f"directory:{model.path.resolve()}"}
-    if model.ref == READER:
+    names = {f"models/{name}@{version}", f"directory:{path.resolve()}"}
+    if ref == READER:
         names.add(f"bundled:{READER}")
-    own = next((a for a in known if model.version and a.path == model.path), None)
+    own = next((a for a in known if version and a.path == path), None)
     family = names | set(own.manifest["inputs"] if own is not None else ())
-    found = [
+    others = [
         Alternative(f"{a.name}@{a.version}", bytes_to_load(a.path, "auto"), _told(a, workspace))
         for a in known
         if family & {a.ref, *a.manifest["inputs"]} and a.ref not in names
     ]
-    found += _on_the_ladder(model)
-    now = model.nbytes if model.network is not None else bytes_to_load(model.path, "auto")
-    return sorted((a for a in found if a.nbytes < now), key=lambda a: -a.nbytes)
+    others += _on_the_ladder(ref)
+    now = below if below is not None else bytes_to_load(path, "auto")
+    return sorted((a for a in others if a.nbytes < now), key=lambda a: -a.nbytes)
 
 
 def _told(artefact: Artefact, workspace: Workspace) -> str:
@@ -62,10 +81,10 @@ def _told(artefact: Artefact, workspace: Workspace) -> str:
     return said + (f", {answers['measure']} {answers['value']:.3f}" if answers else "") + " by sweep"
 
 
-def _on_the_ladder(model: Model) -> list[Alternative]:
+def _on_the_ladder(ref: str) -> list[Alternative]:
     """Return the models of configs/tiers.toml that are in the hub's cache, if this one is of them."""
     rungs = read_ladder()
-    mine = next((rung for rung in rungs if rung.hub == model.ref.partition("@")[0]), None)
+    mine = next((rung for rung in rungs if rung.hub == ref.partition("@")[0]), None)
     if mine is None:
         return []
     here = [rung for rung in rungs if rung.hub in cached(rungs) and rung.hub != mine.hub]

@@ -11,26 +11,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mlxrag.errors import WontFit
+from mlxrag.errors import MlxragError, WontFit
 from mlxrag.machine import parse_seconds
 from mlxrag.memory import ledger
 from mlxrag.model.admit import need
-from mlxrag.model.alternatives import smaller
+from mlxrag.model.alternatives import smaller, stand_ins
 from mlxrag.model.limits import apply_limits
-from mlxrag.model.load import bytes_to_load
+from mlxrag.model.load import Model, bytes_to_load, load
 from mlxrag.model.swap import exchange
-from mlxrag.pressure import read
+from mlxrag.pressure import Move, read
 from mlxrag.rag.answer import Answer
 from mlxrag.rag.rungs import caching_of, context_of, on_demand
+from mlxrag.settings import ModelSettings
+from mlxrag.workspace import Workspace
 
 if TYPE_CHECKING:
+    from mlxrag.model.encode import Encoder
     from mlxrag.rag.system import Asked, System
 
 ATTEMPTS = 12  # at one answer; each but the first follows a step or a wait
 EVERY = 1.0  # seconds between looks at what the machine feels
+
+
+def load_what_fits(
+    ref: str, workspace: Workspace, settings: ModelSettings, encoder: Encoder | None, *, degrade: bool
+) -> tuple[Model, list[Move]]:
+    """Load a model, without the encoder beside it where both do not fit; return it and the steps that it took.
+
+    Args:
+        ref: as for `load`.
+        workspace: where names are looked up.
+        settings: how to load it.
+        encoder: comes back when it is used.
+        degrade: take a smaller model where this one does not fit at all.
+
+    Raises:
+        WontFit: it does not; says which would.
+    """
+    adapter = settings.adapter_path or None
+    try:
+        return load(ref, workspace, adapter=adapter, settings=settings), []
+    except WontFit as error:
+        refusal = error
+    if encoder is not None and encoder.hidden.unload():
+        with suppress(WontFit):
+            return load(ref, workspace, adapter=adapter, settings=settings), []
+    fitting = [other for other in stand_ins(ref, workspace) if other.nbytes <= ledger().free()]
+    for other in fitting if degrade else []:
+        with suppress(MlxragError):  # another adapter's base, a file that is gone
+            cost = f"quality: {other.ref} instead of {ref}, {other.cost}"
+            model = load(other.ref, workspace, adapter=adapter, settings=settings)
+            return model, [Move("down", "the next smaller model", 0, cost, time.monotonic())]
+    hint = (
+        f"; what would fit: --model {fitting[0].ref} ({_mb(fitting[0].nbytes)}; {fitting[0].cost})" if fitting else ""
+    )
+    raise WontFit(f"{refusal}{hint}", refusal.missing) from refusal
 
 
 def persist(system: System, attempt: Callable[[], Iterator[str | Answer]]) -> Iterator[str | Answer]:
@@ -43,7 +82,6 @@ def persist(system: System, attempt: Callable[[], Iterator[str | Answer]]) -> It
         given = False
         try:
             settle(system)
-            system.relief.busy = True
             for part in attempt():
                 given = given or bool(part)
                 yield part
@@ -70,7 +108,6 @@ def persist_many(
         while left:
             try:
                 settle(system)
-                relief.busy = True
                 for answer in attempt(tuple(left)):
                     left.pop(0)
                     count = 0
@@ -104,10 +141,19 @@ def settle(system: System) -> None:
         relief.pending = False
         if not relief.ladder.depth:
             apply_limits(book)
+    awake(system)
+
+
+def awake(system: System) -> None:
+    """Have the model in memory.
+
+    Raises:
+        WontFit: there is no room for it now.
+    """
     if system.model.network is None:
         model, settings = system.model, system.settings.model
         called = model.ref, model.name, model.version
-        exchange(model, model.path, relief.workspace, adapter=settings.adapter_path or None, settings=settings)
+        exchange(model, model.path, system.relief.workspace, adapter=settings.adapter_path or None, settings=settings)
         model.ref, model.name, model.version = called
         if model.hold is not None:
             model.hold.who = system.model_name
@@ -154,11 +200,22 @@ def refused(system: System, error: WontFit) -> WontFit:
     return WontFit(f"{error}; what would fit: {', or '.join(plans)}", error.missing)
 
 
-def spare(system: System) -> None:
-    """Let the encoders go after use, where that was the step taken."""
+@contextmanager
+def idle(system: System) -> Iterator[None]:
+    """While passages are looked up: the model may go, where there is no room for it beside the encoder.
+
+    Afterwards it is back, and the encoder is not, where that was the step taken.
+
+    Raises:
+        WontFit: there is no room for it afterwards.
+    """
+    system.relief.busy = False
+    yield
     if system.relief.lean:
         for one in on_demand(system):
             one.unload()
+    awake(system)
+    system.relief.busy = True
 
 
 def told(system: System) -> dict[str, Any]:

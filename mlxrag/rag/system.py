@@ -26,7 +26,7 @@ from mlxrag.model.cache_key import store_key
 from mlxrag.model.choose import default_model
 from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
-from mlxrag.model.load import READER, Model, load
+from mlxrag.model.load import READER, Model
 from mlxrag.model.lookup import Lookup
 from mlxrag.model.pace import USUAL_ROWS
 from mlxrag.model.rerank import Reranker, load_reranker
@@ -38,7 +38,7 @@ from mlxrag.rag.fit import Fitted, fit
 from mlxrag.rag.focus import focus
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import Index, open_index, wrong_encoder
-from mlxrag.rag.relief import persist, persist_many, spare, told
+from mlxrag.rag.relief import idle, load_what_fits, persist, persist_many, told
 from mlxrag.rag.retrieve import retrieve, retrieve_many
 from mlxrag.rag.rungs import Relief, caching_of, watch
 from mlxrag.settings import HOME, Settings, Table
@@ -173,7 +173,7 @@ def open_system(
         if settings.memory.memory_budget:
             ledger().set_size(parse_size(settings.memory.memory_budget))
         ref = settings.model.model or default_model(lambda: ledger().size, READER)
-        model = load(ref, workspace, adapter=settings.model.adapter_path or None, settings=settings.model)
+        model, moves = load_what_fits(ref, workspace, settings.model, encoder, degrade=degrade)
     except MlxragError:
         if opened is not None:
             opened.close()
@@ -184,6 +184,7 @@ def open_system(
     system = System(settings, opened, encoder, reranker, model, store, drafts, Relief(workspace))
     system.relief = watch(system, workspace)
     system.relief.ladder.exact_only = not degrade
+    system.relief.ladder.moves += moves
     return system
 
 
@@ -234,10 +235,11 @@ def stream_answer(system: System, question: str, history: Sequence[Turn] = ()) -
 def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> Iterator[str | Answer]:
     started = time.perf_counter()
     assert system.index is not None
+    system.relief.busy = True
     searched = standalone(question, history, system.model) if history else question
-    found = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
-    hits = _focused(system, searched, found)
-    spare(system)
+    with idle(system):
+        found = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
+        hits = _focused(system, searched, found)
     retrieval = time.perf_counter() - started
     facts = {"searched": searched if searched != question else "", "model": system.model_name}
     if not hits:
@@ -294,7 +296,6 @@ def ask_many(system: System, questions: Iterable[str | Asked]) -> Iterator[Answe
 def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     started = time.perf_counter()
     hits = _hits(system, window)
-    spare(system)
     found: dict[int, Answer] = {}
     fitted: dict[int, Fitted] = {}
     for i, asked in enumerate(window):
@@ -331,14 +332,18 @@ def _hits(system: System, window: Sequence[Asked]) -> list[Sequence[Hit]]:
     if open_ones:
         if system.index is None:
             raise BadInput("this system has no index; hand it the passages of every question")
+        system.relief.busy = True
         texts = [
             standalone(window[i].question, window[i].history, system.model) if window[i].history else window[i].question
             for i in open_ones
         ]
-        found = retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
-        for i, one in zip(open_ones, found, strict=True):
-            hits[i] = one
-    return [_focused(system, asked.question, found) for asked, found in zip(window, hits, strict=True)]
+    with idle(system):
+        if open_ones:
+            assert system.index is not None
+            found = retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
+            for i, one in zip(open_ones, found, strict=True):
+                hits[i] = one
+        return [_focused(system, asked.question, found) for asked, found in zip(window, hits, strict=True)]
 
 
 def _focused(system: System, question: str, hits: Sequence[Hit]) -> Sequence[Hit]:
