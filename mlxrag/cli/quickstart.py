@@ -25,6 +25,7 @@ import click
 from mlxrag.cli.options import machine_options, workspace_option
 
 NAME = "quickstart"
+FEW = 30  # test questions below which the loop says that they are few
 
 Answered = Mapping[str, Any]
 
@@ -145,7 +146,7 @@ def quickstart(
         where = "" if workspace is None else f" --workspace {shlex.quote(str(root))}"
         verdict["next"] = _next(verdict["word"], answers, folder, docs, num_questions, iters, where)
         said = {**verdict, "title": SAID[verdict["word"]], "kept": KEPT[verdict["word"]]}
-        page = write_page(folder / "report.html", answers, said)
+        page = write_page(folder / "report.html", answers, said, FEW)
     made, trained = answers["Question"], answers["Train"]
     value = {
         "verdict": verdict["word"], "sentence": verdict["sentence"], "index": name, "dataset": _ref(made),
@@ -190,8 +191,7 @@ def _steps(
         "Question", "questions with known answers are made from the passages, checked, and split by document",
         "data", "make", "--name", name, "--index", name, "--model", model, "--num-questions", str(num_questions),
         "--shares", "0.55,0.1,0.35", "--keep-hard",
-        says=lambda a: f"{a['kept']} questions kept of {a['proposed']}: {a['counts'].get('train', 0)} to learn from, "
-        f"{a['counts'].get('valid', 0)} to stop by, {a['counts'].get('test', 0)} to be tested on",
+        says=_asked,
     )  # fmt: skip
     data = _ref(made)
     base, tuned, fused = (folder / f"{system}.toml" for system in ("base", "tuned", "fused"))
@@ -277,6 +277,12 @@ def _alone(folder: Path, quiet: bool) -> Iterator[int]:
 
 def _ref(answer: Answered) -> str:
     return f"{answer['name']}@{answer['version']}"
+
+
+def _asked(made: Answered) -> str:
+    train, valid, test = (made["counts"].get(split, 0) for split in ("train", "valid", "test"))
+    few = f"; {test} are few: only a large difference will show" if test < FEW else ""
+    return f"{made['kept']} questions kept of {made['proposed']}: {train} to learn from, {valid} to stop by, {test} to be tested on{few}"
 
 
 def _score(measured: Answered) -> str:

@@ -15,8 +15,8 @@ from mlxrag.workspace import write_text
 SHOWN = ("correct", "exact", "f1", "refusal", "hit_at_1", "faithful_overlap", "answer_words")
 
 
-def write_page(path: Path, answers: Mapping[str, Mapping[str, Any]], verdict: Mapping[str, str]) -> Path:
-    """Write the page from what the steps answered, by title, and return its path."""
+def write_page(path: Path, answers: Mapping[str, Mapping[str, Any]], verdict: Mapping[str, str], few: int) -> Path:
+    """Write the page from what the steps answered, by title, and return its path; `few` test questions are called so."""
     pages = environment()
     assert pages.loader is not None
     pages.loader = ChoiceLoader([PackageLoader("mlxrag.cli", "templates"), pages.loader])
@@ -25,7 +25,7 @@ def write_page(path: Path, answers: Mapping[str, Mapping[str, Any]], verdict: Ma
     text = pages.get_template("quickstart.html").render(
         ingested=answers["Read"], made=answers["Question"], measured=answers["Measure"], again=answers["Measure again"],
         trained=answers["Train"], compared=answers["Compare"], kept=answers.get("Keep"), advised=answers["Advise"],
-        rows=chosen or compared, first=compared[0], verdict=verdict,
+        few=few, rows=chosen or compared, first=compared[0], verdict=verdict,
     )  # fmt: skip
     write_text(path, text)
     return path
