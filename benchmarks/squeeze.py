@@ -1,4 +1,4 @@
-"""The same questions under a real memory limit, by mlx_lm and by mlxrag: `python -m benchmarks.squeeze [--limits 215 185 160]`.
+"""The same questions under a real memory limit, by mlx_lm and by mlxrag: `python -m benchmarks.squeeze [--limits 215 185]`.
 
 A child process answers three questions over the sample documents with a random model (6 layers of 384, float32, and an
 8-bit version of it beside) and long prompts.  One child runs mlx_lm as its README
@@ -177,7 +177,7 @@ def run(root: Path, who: str, limit: int | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limits", type=int, nargs="*", default=[215, 185, 160], help="in MB of 10^6 bytes")
+    parser.add_argument("--limits", type=int, nargs="*", default=[215, 185], help="in MB of 10^6 bytes")
     parser.add_argument("--child", choices=["mlx_lm", "mlxrag"])
     parser.add_argument("--root", type=Path)
     args = parser.parse_args()
