@@ -163,6 +163,7 @@ def give_way(system: System, error: WontFit) -> bool:
     """Step down for what did not fit, or wait until it does; return whether it is worth another attempt."""
     relief, book = system.relief, ledger()
     before = len(relief.ladder.moves)
+    wanted = book.free() + error.missing  # whatever asked has let go by now
     now = time.monotonic()
     relief.ladder.relieve(-book.free(), now)  # what is held already must go first; a smaller answer does not help that
     missing = _next_need(system) - book.free()
@@ -176,7 +177,7 @@ def give_way(system: System, error: WontFit) -> bool:
     if len(relief.ladder.moves) > before:
         return True
     until = time.monotonic() + parse_seconds(system.settings.memory.memory_wait)
-    while _next_need(system) > book.free():
+    while max(_next_need(system), wanted) > book.free():
         if time.monotonic() >= until:
             return False
         time.sleep(0.1)
