@@ -162,19 +162,19 @@ def awake(system: System) -> None:
 def give_way(system: System, error: WontFit) -> bool:
     """Step down for what did not fit, or wait until it does; return whether it is worth another attempt."""
     relief, book = system.relief, ledger()
-    before = len(relief.ladder.moves)
+    before = relief.ladder.depth  # what comes back by itself, such as the idle model, is no step ahead
     wanted = book.free() + error.missing  # whatever asked has let go by now
     now = time.monotonic()
     relief.ladder.relieve(-book.free(), now)  # what is held already must go first; a smaller answer does not help that
     missing = _next_need(system) - book.free()
-    if missing <= 0 and len(relief.ladder.moves) == before and not relief.again:  # there is room by now
+    if missing <= 0 and relief.ladder.depth == before and not relief.again:  # there is room by now
         relief.again = True
         return True
     relief.again = False
     relief.pending = True
-    relief.ladder.relieve(missing if len(relief.ladder.moves) > before else max(missing, error.missing), now)
+    relief.ladder.relieve(missing if relief.ladder.depth > before else max(missing, error.missing), now)
     relief.pending = False
-    if len(relief.ladder.moves) > before:
+    if relief.ladder.depth > before:
         return True
     until = time.monotonic() + parse_seconds(system.settings.memory.memory_wait)
     while max(_next_need(system), wanted) > book.free():
