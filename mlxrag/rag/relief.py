@@ -88,6 +88,7 @@ def persist(system: System, attempt: Callable[[], Iterator[str | Answer]]) -> It
             return
         except WontFit as error:
             system.relief.busy = False
+            error.__traceback__ = None  # its frames hold the arrays of the attempt
             if count == ATTEMPTS or not give_way(system, error):
                 raise refused(system, error) from error
         finally:
@@ -114,6 +115,7 @@ def persist_many(
                     yield answer
             except WontFit as error:
                 relief.busy = False
+                error.__traceback__ = None
                 count += 1
                 if count < ATTEMPTS and give_way(system, error):
                     continue
