@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,7 +27,8 @@ class Rows:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.index = mx.zeros((1,), mx.uint32)
+        self.entries = [0]
+        self.index = mx.array(self.entries, mx.uint32)
 
     def select(self, adapters: Sequence[str | None]) -> None:
         """Say which adapter each row uses, None for the base; one row stands for every row.
@@ -39,7 +39,8 @@ class Rows:
         for name in adapters:
             if name is not None and name not in self.names:
                 raise NotFound(f"no adapter {name!r} in this batch{nearest(name, self.names)}")
-        self.index = mx.array([0 if n is None else 1 + self.names.index(n) for n in adapters], mx.uint32)
+        self.entries = [0 if name is None else 1 + self.names.index(name) for name in adapters]
+        self.index = mx.array(self.entries, mx.uint32)
 
     def of(self, rows: int) -> mx.array:
         """Return the entry of each of `rows` rows, `(rows,)` uint32.
@@ -88,17 +89,15 @@ def with_adapters(network: nn.Module, adapters: Sequence[Adapter]) -> Iterator[R
     given = [adapter.modules for adapter in adapters]
     paths = dict.fromkeys(path for tensors in given for path in tensors)
     old = []
-    made: list[Any] = []
     try:
         for path in paths:
             holder, key = parent_of(network, path)
             old.append((holder, key, holder[key]))
             holder[key] = _stack(modules[path], path, adapters, rows)
-            made.append(holder[key])
-        size = sum(layer.a.nbytes + layer.b.nbytes for layer in made)
+        # At most every adapter with zeros for the rest of the largest rank, and a copy for the rows.
+        size = 2 * len(adapters) * max((adapter.nbytes for adapter in adapters), default=0)
         helps = "fewer adapters in one batch would help"
-        with ledger().reserve("adapters of a batch", "adapter", 2 * size, helps=helps):
-            mx.eval([(layer.a, layer.b, layer.get("factor")) for layer in made])
+        with ledger().reserve("adapters of a batch", "adapter", size, helps=helps):
             yield rows
     finally:
         for holder, key, module in old:
@@ -109,10 +108,12 @@ def with_adapters(network: nn.Module, adapters: Sequence[Adapter]) -> Iterator[R
 class RowLinear(nn.Module):
     """A linear layer of the base plus, for each row, the product of that row's adapter."""
 
-    def __init__(self, linear: nn.Module, a: mx.array, b: mx.array, factor: mx.array | None, rows: Rows) -> None:
+    def __init__(
+        self, linear: nn.Module, downs: list[mx.array], ups: list[mx.array], factor: mx.array | None, rows: Rows
+    ) -> None:
         super().__init__()
         self.linear = linear
-        self.a, self.b = a, b
+        self.__dict__["downs"], self.__dict__["ups"] = downs, ups
         if factor is not None:
             self.factor = factor
         self.__dict__["rows"] = rows
@@ -121,14 +122,14 @@ class RowLinear(nn.Module):
         """Map `(rows, length, in)` to `(rows, length, out)`."""
         y = self.linear(x)
         index = self.rows.of(x.shape[0])
-        own = self._own()
-        wide = x.astype(self.a.dtype)
-        if own is not None and "factor" not in self and y.dtype == self.a.dtype:
-            return mx.addmm(y, wide @ own[0], own[1])
-        if own is not None:
-            z = wide @ own[0] @ own[1]
+        looked_up, a, b = self._matrices()
+        wide = x.astype(a.dtype)
+        if not looked_up and "factor" not in self and y.dtype == a.dtype:
+            return mx.addmm(y, wide @ a, b)
+        if looked_up:
+            z = mx.gather_mm(mx.gather_mm(wide, a, rhs_indices=index), b, rhs_indices=index)
         else:
-            z = mx.gather_mm(mx.gather_mm(wide, self.a, rhs_indices=index), self.b, rhs_indices=index)
+            z = wide @ a @ b
         if "factor" not in self:
             return y + z.astype(x.dtype)
         # factor (Wx + z) + bias, written so that a row whose factor is 1 keeps the base's bits.
@@ -136,16 +137,16 @@ class RowLinear(nn.Module):
         plain = y - self.linear.bias if "bias" in self.linear else y
         return y + (z + more * (plain + z)).astype(x.dtype)
 
-    def _own(self) -> tuple[mx.array, mx.array] | None:
-        """The matrices of the selected rows, copied; None where they would take more memory than all adapters do."""
-        index = self.rows.index
-        if index.shape[0] > self.a.shape[0]:
-            return None
-        if self.__dict__.get("index") is not index:
-            self.__dict__["index"] = index
-            self.__dict__["own"] = (self.a[index], self.b[index])
-        own: tuple[mx.array, mx.array] = self.__dict__["own"]
-        return own
+    def _matrices(self) -> tuple[bool, mx.array, mx.array]:
+        """The matrices of the selected rows, one after the other; or all, to be looked up, where there are more rows."""
+        index, held = self.rows.index, self.__dict__
+        looked_up = index.shape[0] > len(self.downs)
+        if held.get("for") is not (None if looked_up else index) or "a" not in held:
+            entries = range(len(self.downs)) if looked_up else self.rows.entries
+            held["for"] = None if looked_up else index
+            held["a"] = mx.stack([self.downs[i] for i in entries])
+            held["b"] = mx.stack([self.ups[i] for i in entries])
+        return looked_up, held["a"], held["b"]
 
 
 class RowEmbedding(nn.Module):
@@ -214,9 +215,13 @@ def _stack(module: nn.Module, path: str, adapters: Sequence[Adapter], rows: Rows
         first.append(mx.pad(down, [(0, 0), (0, pad)]) if pad else down)
         second.append(mx.pad(up, [(0, pad), (0, 0)]) if pad else up)
         factors.append(factor)
-    a, b = mx.stack(first).astype(mx.float32), mx.stack(second).astype(mx.float32)
+    first, second = ([w.astype(mx.float32) for w in side] for side in (first, second))
     scaled = mx.stack(factors) if any(adapter.kind == "dora" for adapter in adapters) else None
-    layer = RowEmbedding(module, a, b, rows) if embedded else RowLinear(module, a, b, scaled, rows)
+    layer = (
+        RowEmbedding(module, mx.stack(first), mx.stack(second), rows)
+        if embedded
+        else RowLinear(module, first, second, scaled, rows)
+    )
     layer.freeze()
     layer.eval()
     return layer
