@@ -101,8 +101,8 @@ class Loop:
 @click.command()
 @click.argument("docs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--model", default="reader", show_default=True, help="Model to ask and to train.")
-@click.option("--num-questions", default=240, show_default=True, type=click.IntRange(40), help="Questions to make.")
-@click.option("--iters", default=150, show_default=True, type=click.IntRange(1), help="Batches to train on.")
+@click.option("--num-questions", default=160, show_default=True, type=click.IntRange(40), help="Questions to make.")
+@click.option("--iters", default=120, show_default=True, type=click.IntRange(1), help="Batches to train on.")
 @click.option("--again", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @machine_options
