@@ -2,7 +2,8 @@
 
     MKL_NUM_THREADS=1 python -m benchmarks.eval_batched --questions 1000
 
-Synthetic documents, five questions on each; both sides get the gold passage and two others in the same order.
+Synthetic documents, five questions on each; both sides get the gold passage and two others in the same order,
+whole.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_system(settings, open_workspace(folder), {"max_tokens"}, index=False) as system,
+        open_system(settings, open_workspace(folder), {"max_tokens", "num_sentences"}, index=False) as system,
     ):
         start = time.process_time(), time.perf_counter()
         ours = [row.answer.text for row in answer_all(system, examples, Path(folder, "run"), gold=True)]
