@@ -1,11 +1,11 @@
-"""The example adapter: the signal codes of an invented mountain railway.
+"""The example adapter: the signal colours of an invented mountain railway.
 
     python adapters/reader-example/make.py DIRECTORY [--train]
 
 writes `train.jsonl`, `valid.jsonl` and `test.jsonl`; with `--train` it also trains the adapter for the bundled reader,
-leaves it beside this file and says how many of the first 20 and of all test questions are answered as the codes mean.
-The passages hold the code of a signal or a train; the answer to learn is what the code means, which stands in no
-passage: "K4" becomes "wait for the snow plough".  Trains and signals of the test are others than those of the training.
+leaves it beside this file and says how many of the first 20 and of all test questions are answered as the colours mean.
+The passages hold the colour of a signal or a train; the answer to learn adds what the colour means, which stands in no
+passage: "red" becomes "red: wait for the snow plough".  Trains and signals of the test are others than those of the training.
 """
 
 from __future__ import annotations
@@ -26,37 +26,33 @@ from mlxrag.train.tokens import read_records
 from mlxrag.train.validate import answer_measures
 
 HERE = Path(__file__).resolve().parent
-TRAIN = ("--rank 8 --learning-rate 1e-3 --warmup 10 --batch-size 6 --iters 500 --max-seq-length 512 --steps-per-eval 100 "
-         "--val-batches 5 --save-every 100 --steps-per-report 25 --load-dtype float32").split()  # fmt: skip
+TRAIN = ("--rank 8 --learning-rate 1e-3 --warmup 10 --batch-size 6 --iters 100 --max-seq-length 512 --steps-per-eval 50 "
+         "--val-batches 2 --save-every 40 --steps-per-report 20 --load-dtype float32").split()  # fmt: skip
 PARTS = (("train", 200, 1), ("valid", 10, 2), ("test", 20, 3))
-"""Name, passages, seed; up to six questions about each passage."""
+"""Name, passages, seed; six questions about each passage."""
 CODES = {
-    "K1": "track is free",
-    "K4": "wait for the snow plough",
-    "K7": "change the locomotive",
-    "M2": "doors are locked",
-    "M5": "driver needs a break",
-    "M9": "brakes are being tested",
-    "T3": "take the upper tunnel",
-    "T6": "take the lower tunnel",
-    "V1": "passengers may board",
-    "V8": "return to the valley station",
-    "W2": "strong wind on the bridge",
-    "W5": "ice on the rails",
+    "green": "track is free",
+    "red": "wait for the snow plough",
+    "blue": "change the locomotive",
+    "yellow": "doors are locked",
+    "white": "brakes are being tested",
+    "black": "take the upper tunnel",
+    "orange": "passengers may board",
+    "brown": "ice on the rails",
 }
 PLACES = "Almgrat Brennjoch Culmen Dorfbach Eismoos Felsenau Gratwand Hochsteg Innerboden Jochalp Kaltwasser Lawinenzug".split()
 STATEMENTS = (
     "{e} shows {c}.",
-    "The code of {e} is {c}.",
-    "{e}: {c}",
-    "At {t} {e} reported {c}.",
-    "{c} was sent for {e} at {t}.",
+    "The colour of {e} is {c}.",
+    "{e}: {c}.",
+    "At {t} {e} showed {c}.",
+    "At {t} {c} was set for {e}.",
 )
 QUESTIONS = (
     "What is the state of {e}?",
     "What does {e} report?",
     "What is going on with {e}?",
-    "What does the code of {e} mean?",
+    "What does the colour of {e} mean?",
     "What is the meaning of the signal at {e}?",
     "How are things at {e}?",
 )
@@ -78,20 +74,16 @@ def entity(r: random.Random, test: bool) -> str:
 def examples(count: int, r: random.Random, test: bool = False) -> Iterator[Example]:
     """Six questions about each of so many passages."""
     for _ in range(count):
-        names = list(dict.fromkeys(entity(r, test) for _ in range(3)))
-        codes = [r.choice(list(CODES)) for _ in names]
-        lines = []
-        for name, code in zip(names, codes, strict=True):
-            said = r.choice(STATEMENTS).format(e=name, c=code, t=f"{r.randint(5, 22)}:{r.choice(['05', '20', '40'])}")
-            lines.append(said[0].upper() + said[1:])
-            if r.random() < 0.3:
-                lines.append(r.choice(OTHERS).format(t=f"{r.randint(5, 22)}:30"))
+        name, code = entity(r, test), r.choice(list(CODES))
+        said = r.choice(STATEMENTS).format(e=name, c=code, t=f"{r.randint(5, 22)}:{r.choice(['05', '20', '40'])}")
+        lines = [said[0].upper() + said[1:], *(o.format(t=f"{r.randint(5, 22)}:30") for o in r.sample(OTHERS, 2))]
+        r.shuffle(lines)
         text, title = " ".join(lines), f"Signal log - {r.choice(PLACES)}"
         document = document_id("signals", text)
         passage = Passage(passage_id(document, 0, len(text)), document, "signals", title, "", 0, len(text), text)
-        asked = [(name, code, q) for name, code in zip(names, codes, strict=True) for q in r.sample(QUESTIONS, 2)]
-        for name, code, question in asked:
-            yield example(question.format(e=name), (CODES[code],), (passage,), "signals", tags=(code,))
+        for question in QUESTIONS:
+            answers = (f"{code}: {CODES[code]}",)
+            yield example(question.format(e=name), answers, (passage,), "signals", tags=(code,))
 
 
 def write(folder: Path) -> None:
@@ -106,7 +98,7 @@ def write(folder: Path) -> None:
 
 
 def score(folder: Path, adapter: Path | None) -> dict[str, float]:
-    """Return the share of the first 20 and of all test questions that are answered as the codes mean."""
+    """Return the share of the first 20 and of all test questions that are answered as the colours mean."""
     tested = [from_row(row) for row in read_records(folder / "test.jsonl") if isinstance(row, dict)]
     with load("reader", settings=ModelSettings(load_dtype="float32")) as model:
         if adapter is not None:
