@@ -1,4 +1,4 @@
-"""A minute of mixed work under a budget that jumps about: no answer is lost, nothing is above, everything comes back."""
+"""A minute of mixed work under a budget that jumps about: no answer is lost, everything comes back."""
 
 from __future__ import annotations
 
