@@ -38,11 +38,8 @@ def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         >>> moved({"ratio": 4, "low": 3.8, "high": 4.2, "target": 3}, {"ratio": 3, "low": 2.9, "high": 3.1, "target": 3})
         'worse'
     """
-    apart = (
-        (new["ratio"] > old["high"]
-        and new["low"] > old["ratio"])
-        or (new["ratio"] < old["low"]
-        and new["high"] < old["ratio"])
+    apart = (new["ratio"] > old["high"] and new["low"] > old["ratio"]) or (
+        new["ratio"] < old["low"] and new["high"] < old["ratio"]
     )
     if not apart or abs(new["ratio"] / old["ratio"] - 1) < NOISE:
         return "same"
