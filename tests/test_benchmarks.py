@@ -73,7 +73,11 @@ def test_exponents_are_slopes_in_logarithms() -> None:
 def test_scripted_answers_are_copied_to_the_share_they_should_be() -> None:
     """Nothing, about 60 per cent, everything."""
     texts = [[1000 * i + k for k in range(200)] for i in range(120)]
-    for share, (low, high) in {0: (0, 0), 60: (45, 75), 100: (90, 100)}.items():  # runs of under four tokens do not count
+    for share, (low, high) in {
+        0: (0, 0),
+        60: (45, 75),
+        100: (90, 100),
+    }.items():  # runs of under four tokens do not count
         for prompt, answer in scripts(texts, share, 3):
             assert len(answer) == COUNT and low <= copied_share(prompt, answer) <= high
 
