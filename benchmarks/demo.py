@@ -15,12 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = "mlxrag/samples/documents"
 QUESTIONS = (
-    ("How many days of paid leave do I get a year?", "28 days (handbook, Markdown)"),
+    ("leftover vacation from last year, when does it expire?", "31 March (handbook, Markdown)"),
     ("What does the fast charger for the Heron cost extra?", "$129 (product page, HTML; the old price list says $119)"),
-    ("When will the new powder line be installed?", "14 July to 8 August (minutes, Word)"),
-    ("How far should I stay away from a burning battery?", "five metres (safety sheet, PDF)"),
-    ("Who painted the mural in the canteen?", "nothing: it is not in the documents"),
+    ("How much discount can field staff give without asking?", "5 percent (slides, PowerPoint)"),
+    ("How much water does it take to put out a burning pack?", "400 litres (safety sheet, PDF)"),
+    ("Which insurance company pays for the recall?", "nothing: it is not in the documents"),
 )
+"""Such as it can answer; of 200 others it answers about one in three (`make reader-eval`)."""
 
 
 def run(*words: str) -> None:
@@ -36,7 +37,8 @@ def main() -> None:
     print("1. Read 35 documents in 14 formats into an index.", flush=True)
     run("ingest", DOCUMENTS)
     print(
-        "\n2. Ask five questions; the answers are the bundled reader's, a small model trained from scratch.", flush=True
+        "\n2. Ask five questions. The bundled reader answers, a small model trained from scratch; it gets about one in three right.",
+        flush=True,
     )
     for question, truth in QUESTIONS:
         run("ask", question)
