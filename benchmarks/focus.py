@@ -4,7 +4,7 @@
 
 Two materials: 240 questions over the first paragraphs of twelve articles of SQuAD 1.1's development set (none of those
 that the reader is measured on; `--num-sentences` was chosen here), where the file is at hand, and the sample documents
-with their 200 answerable questions.  Takes two minutes on two quiet cores.
+with their 200 answerable questions.  Takes some five minutes on two quiet cores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from mlxrag.rag.retrieve import retrieve_many
 from mlxrag.settings import Retrieval, Settings
 from mlxrag.workspace import open_workspace
 
-WAYS = [(1, 0), (2, 0), (3, 0), (5, 0), (3, 2), (4, 2), (4, 3), (4, 4), (4, 6), (6, 3)]
+WAYS = [(1, 0), (2, 0), (3, 0), (5, 0), (4, 2), (4, 3), (4, 4)]
 
 
 def squad(path, folder, articles=12, paragraphs=20, seed=0):

@@ -47,7 +47,7 @@ def talk(turns: list[Turn], ws: Workspace, encoder: Path, monkeypatch: pytest.Mo
     """Run a chat of these turns, calling those that are functions between two lines; return its answers and stderr."""
     left = iter(turns)
 
-    def read() -> str | None:
+    def read(*_: object) -> str | None:
         for turn in left:
             if isinstance(turn, str):
                 return turn

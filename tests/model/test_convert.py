@@ -119,9 +119,10 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path) -> None:
     toy = write_model(tmp_path / "toy", hidden_size=256, intermediate_size=1024, num_hidden_layers=8, head_dim=64)
     found = assemble(toy)
     sizes = [array.nbytes for _, array in tree_flatten(found.network.parameters())]
+    before = mx.get_active_memory()  # what earlier tests left alive
     made = convert(str(toy), out=tmp_path / "out")
     assert sum(sizes) > 20 * max(sizes)
-    assert made.facts["peak_bytes"] < 2.1 * max(sizes)
+    assert made.facts["peak_bytes"] - before < 2.1 * max(sizes)
 
 
 def test_a_pass_with_weights_given_away_gives_the_same_logits(tmp_path: Path) -> None:
