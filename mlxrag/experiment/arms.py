@@ -29,7 +29,7 @@ from mlxrag.rag.fit import Fitted, fit
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import open_index
 from mlxrag.rag.retrieve import retrieve_many
-from mlxrag.rag.system import System, advised, finish, open_system, usage_of
+from mlxrag.rag.system import System, advised, finish, focused, open_system, usage_of
 from mlxrag.workspace import Workspace
 
 
@@ -163,7 +163,8 @@ def _answer_block(group: Group, examples: Sequence[Example], seed: int) -> dict[
 def _hits(system: System, examples: Sequence[Example]) -> list[list[Hit]]:
     assert system.index is not None
     texts = [standalone(e.question, e.history, system.model) if e.history else e.question for e in examples]
-    return retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
+    found = retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
+    return [list(focused(system, text, hits)) for text, hits in zip(texts, found, strict=True)]
 
 
 def seed_of(seed: int, example_id: str) -> int:

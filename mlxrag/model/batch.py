@@ -194,6 +194,7 @@ class _Run:
         lengths += [min(len(r.prompt) + r.max_tokens, self.model.context) for r in joining]
         if not lengths:
             return 0
+        self.use([None])  # a length that is new is counted by sending one row through the network
         longest = max(lengths)
         steps = [step_bytes(self.model, longest, 1, self.caching, len(lengths))]
         shared = group.shared if group is not None else 0

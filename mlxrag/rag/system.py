@@ -239,7 +239,7 @@ def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> It
     searched = standalone(question, history, system.model) if history else question
     with idle(system):
         found = retrieve(system.index, system.encoder, searched, system.settings.retrieval, system.reranker)
-        hits = _focused(system, searched, found)
+        hits = focused(system, searched, found)
     retrieval = time.perf_counter() - started
     facts = {"searched": searched if searched != question else "", "model": system.model_name}
     if not hits:
@@ -343,10 +343,11 @@ def _hits(system: System, window: Sequence[Asked]) -> list[Sequence[Hit]]:
             found = retrieve_many(system.index, system.encoder, texts, system.settings.retrieval, system.reranker)
             for i, one in zip(open_ones, found, strict=True):
                 hits[i] = one
-        return [_focused(system, asked.question, found) for asked, found in zip(window, hits, strict=True)]
+        return [focused(system, asked.question, found) for asked, found in zip(window, hits, strict=True)]
 
 
-def _focused(system: System, question: str, hits: Sequence[Hit]) -> Sequence[Hit]:
+def focused(system: System, question: str, hits: Sequence[Hit]) -> Sequence[Hit]:
+    """Return what the model is shown of the hits: all, or the few sentences that the settings ask for."""
     count = system.settings.retrieval.num_sentences
     return focus(hits, question, system.encoder, count) if count else hits
 

@@ -97,6 +97,18 @@ def test_an_end_token_ends_one_row_only(model: Model) -> None:
         model.tokenizer.eos_ids = before
 
 
+def test_a_longer_row_is_counted_while_adapters_are_in_use(tmp_path: Path) -> None:
+    """A length that is new in the middle of a mixed batch is counted without the rows' adapters."""
+    with load(write_model(tmp_path / "toy")) as model:
+        resident(model.network, model.name).add(write_adapter(tmp_path / "a", model.network))
+        asked = [
+            Request(f"{i}", tuple(range(9, 12 + 300 * (i > 3) + i)), 3 + i, adapter="a" if i % 2 else None)
+            for i in range(8)
+        ]
+        done = list(complete_batch(model, asked, caching=Caching(decode_concurrency=4)))
+        assert sorted(c.id for c in done) == [r.id for r in asked]
+
+
 def test_adapters_per_row(tmp_path: Path) -> None:
     """Each row equals a run with its adapter alone; afterwards the network is as it was."""
     with load(write_model(tmp_path / "toy")) as model:
