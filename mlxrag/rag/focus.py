@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mlxrag.rag.document import Hit, Passage, passage_id
 from mlxrag.rag.sentences import sentences
 from mlxrag.rag.words import language_of, terms
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 WORDS_WEIGHT = 0.5
 """How much the share of the question's words counts beside the cosine."""
+KEPT = 4096
+"""Vectors of sentences kept from earlier questions, the oldest leaving first: 6 MB at 384 dimensions."""
+_kept: dict[tuple[str, str], np.ndarray] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def focus(hits: Sequence[Hit], question: str, encoder: Encoder | None, count: in
         from mlxrag.model.encode import encode
 
         heads = [f"{hit.passage.title} {hit.passage.place.rsplit(' > ', 1)[-1]}" for hit in hits]
-        near = encode(encoder, [f"{heads[s.hit]}: {text}" for s, text in zip(found, texts, strict=True)])
+        near = _vectors(encoder, [f"{heads[s.hit]}: {text}" for s, text in zip(found, texts, strict=True)])
         asked = encode(encoder, [question], "question")[0]
         scores = [float(cosine) + WORDS_WEIGHT * share for cosine, share in zip(near @ asked, scores, strict=True)]
     order = sorted(range(len(found)), key=lambda i: (-scores[i], i))[:count]
@@ -68,6 +73,20 @@ def focus(hits: Sequence[Hit], question: str, encoder: Encoder | None, count: in
         passage = cut(hits[at].passage, min(s.start for s in own), max(s.end for s in own))
         kept.append(replace(hits[at], passage=passage, rank=len(kept) + 1))
     return kept
+
+
+def _vectors(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode the texts whose vectors are not kept from earlier questions; `(len(texts), d)`."""
+    from mlxrag.model.encode import encode
+
+    keys = [(encoder.fingerprint, text) for text in texts]
+    new = list(dict.fromkeys(key for key in keys if key not in _kept))
+    found = dict(zip(new, encode(encoder, [text for _, text in new]), strict=True)) if new else {}
+    vectors = np.stack([found[key] if key in found else _kept[key] for key in keys])
+    _kept.update(found)
+    for key in list(_kept)[: max(0, len(_kept) - KEPT)]:
+        del _kept[key]
+    return vectors
 
 
 def word_scores(question: str, texts: Sequence[str]) -> list[float]:

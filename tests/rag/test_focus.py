@@ -72,6 +72,8 @@ def test_vectors_and_words_count(tmp_path: Path) -> None:
     encoder = load_encoder(str(write_encoder(tmp_path / "encoder")), open_workspace(tmp_path / "ws"))
     [only] = focus(hits(), "Dogs may come along on Fridays?", encoder, 1)
     assert only.passage.text == "Dogs may come along on Fridays."
+    again = focus(hits(), "Dogs may come along on Fridays?", encoder, 1)  # from the vectors that are kept
+    assert again == [only]
 
 
 def test_rare_words_weigh_more() -> None:
