@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from mlxrag import device as device  # isort: skip  # before mlx.core
 import mlx.core as mx
 import psutil
 

@@ -160,6 +160,7 @@ def write_report(
     """Keep the figures and the page as a run."""
     from importlib.metadata import version
 
+    from mlxrag import device as device  # isort: skip  # before mlx.core
     import mlx.core as mx
 
     from mlxrag.model.sweep_page import page
