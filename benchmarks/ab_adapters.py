@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlxrag.model  # noqa: F401
+import mlxrag.model  # noqa: F401  # loads MKL before mlx
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import mlxrag.model  # noqa: F401
+import mlxrag.model  # noqa: F401  # loads MKL before mlx
 
 import mlx.core as mx  # isort: skip
 

@@ -37,7 +37,7 @@ def main() -> None:
     print("1. Read 35 documents in 14 formats into an index.", flush=True)
     run("ingest", DOCUMENTS)
     print(
-        "\n2. Ask five questions. The bundled reader answers, a small model trained from scratch; it gets about one in three right.",
+        "\n2. Ask five questions, chosen from those the bundled reader gets right; of 200 it gets about one in three.",
         flush=True,
     )
     for question, truth in QUESTIONS:

@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--step", nargs=3, metavar=("NAME", "SOURCE", "WORKSPACE"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.step:
-        import mlxrag.model  # noqa: F401  # isort: skip
+        import mlxrag.model  # noqa: F401  # isort: skip  # loads MKL before mlx
         import mlx.core as mx
 
         start = time.perf_counter()

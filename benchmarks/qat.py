@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mlxrag.model  # noqa: F401
+import mlxrag.model  # noqa: F401  # loads MKL before mlx
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn
@@ -100,7 +100,7 @@ def main() -> int:
             say(training=name, model="adapter beside the base", **score(network, batches), seconds=seconds)
             resident(network).use(None)
             for into, called in KINDS:
-                made, found = survival(network, adapter, into, answers_of(store, 60))  # type: ignore[arg-type]
+                made, found = survival(network, adapter, into, answers_of(store, 60))  # type: ignore[arg-type]  # `into` is one of the literals
                 mean = sum(layer.cosine for layer in found.layers) / len(found.layers)
                 with placed(network, made):
                     say(training=name, model=called, **score(network, batches), kept=round(found.kept or 0.0, 3),

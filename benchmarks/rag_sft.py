@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlxrag.model  # noqa: F401
+import mlxrag.model  # noqa: F401  # loads MKL before mlx
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn

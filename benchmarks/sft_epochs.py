@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlxrag.model  # noqa: F401
+import mlxrag.model  # noqa: F401  # loads MKL before mlx
 
 import mlx.core as mx  # isort: skip
 import numpy as np
