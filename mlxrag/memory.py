@@ -135,6 +135,26 @@ class Ledger:
         if over > 0 and self.held:
             raise WontFit(f"the budget has shrunk to {_mb(self._size)}{self._holders()}", over)
 
+    def wait_for(self, needed: Callable[[], int], seconds: float) -> bool:
+        """Wait until so many bytes are free; at once where nothing can change that: a fixed budget nobody else holds of.
+
+        Args:
+            needed: bytes, asked for anew at each look.
+            seconds: how long at most.
+
+        Returns:
+            Whether they are free.
+        """
+        until = time.monotonic() + seconds
+        while needed() > self.free():
+            with self._turn, self._others() as others:
+                fixed = self.source is None and not others
+            if fixed or time.monotonic() >= until:
+                return False
+            time.sleep(POLL)
+            self.refresh()
+        return True
+
     def on_short(self, name: str, relieve: Callable[[int], int]) -> Callable[[], None]:
         """Ask `relieve` too when a request does not fit, after those that are asked already; returns what ends that.
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput, WontFit
-from mlxrag.memory import POLL, ledger
+from mlxrag.memory import ledger
 from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
 from mlxrag.model.encoder_files import (
@@ -242,8 +242,7 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     start = 0
     while start < len(order):
         width = len(ids[order[start]])
-        make_room(encoder, width)
-        with encoder.hidden.using(), admitted(encoder, width, max(1, (batch_tokens or found.size) // width)) as count:
+        with admitted(encoder, width, max(1, (batch_tokens or found.size) // width)) as count:
             rows = order[start : start + count]
             began = time.perf_counter()
             vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
@@ -254,42 +253,53 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
 
 
 @contextmanager
-def admitted(encoder: Encoder, width: int, most: int) -> Iterator[int]:
-    """Reserve what encoding as many texts at once takes as fit, at most `most`, and yield how many that are.
+def admitted(encoder: Encoder, width: int, most: int, wait: float = 30.0) -> Iterator[int]:
+    """Have the weights in memory, and reserve what encoding as many texts at once takes as fit; yield how many that are.
+
+    A safe point: where the budget has shrunk, the encoder is let go, and there is room for it again before it goes on.
+
+    Args:
+        encoder: its weights stay as long as the block.
+        width: tokens of each text.
+        most: texts at once.
+        wait: seconds to wait for room.
+
+    Raises:
+        WontFit: there is none for one text after `wait` seconds.
+    """
+    until = time.monotonic() + wait
+    least = encoder.hidden.size + encoder_bytes(encoder.config, 1, width)
+    with ExitStack() as held:
+        while True:
+            try:
+                ledger().look()
+                held.enter_context(encoder.hidden.using())
+                count = reserved(encoder, width, most, held)
+                break
+            except WontFit:
+                held.close()
+                encoder.hidden.unload()
+                left = until - time.monotonic()
+                if left <= 0 or not ledger().wait_for(lambda: least, left):
+                    raise
+        yield count
+
+
+def reserved(encoder: Encoder, width: int, count: int, held: ExitStack) -> int:
+    """Reserve what encoding texts at once takes, halving their number until it fits, and return it.
 
     Raises:
         WontFit: not even one fits.
     """
-    count = most
     while True:
         size = encoder_bytes(encoder.config, count, width)
         try:
-            hold = ledger().reserve("texts being encoded", "scratch", size, helps=HELPS)
-            break
+            held.enter_context(ledger().reserve("texts being encoded", "scratch", size, helps=HELPS))
+            return count
         except WontFit:
             if count == 1:
                 raise
             count //= 2
-    with hold:
-        yield count
-
-
-def make_room(encoder: Encoder, width: int, wait: float = 30.0) -> None:
-    """A safe point between batches: where the budget has shrunk, let go of the encoder and wait for room for it.
-
-    Raises:
-        WontFit: there is none after `wait` seconds.
-    """
-    try:
-        ledger().look()
-    except WontFit:
-        encoder.hidden.unload()
-        until = time.monotonic() + wait
-        while ledger().free() < encoder.hidden.size + encoder_bytes(encoder.config, 1, width):
-            if time.monotonic() > until:
-                raise
-            time.sleep(POLL)
-            ledger().refresh()
 
 
 def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> list[list[int]]:

@@ -178,13 +178,7 @@ def give_way(system: System, error: WontFit) -> bool:
     relief.pending = False
     if relief.ladder.depth > before:
         return True
-    until = time.monotonic() + parse_seconds(system.settings.memory.memory_wait)
-    while max(_next_need(system), wanted) > book.free():
-        if time.monotonic() >= until:
-            return False
-        time.sleep(0.1)
-        book.refresh()
-    return True
+    return book.wait_for(lambda: max(_next_need(system), wanted), parse_seconds(system.settings.memory.memory_wait))
 
 
 def refused(system: System, error: WontFit) -> WontFit:

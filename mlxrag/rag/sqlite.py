@@ -36,20 +36,23 @@ CREATE TABLE removed (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT 
 
 
 def create_store(path: Path, meta: Mapping[str, str]) -> None:
-    """Make an empty database, whole or not at all; does nothing where another process was quicker."""
+    """Make an empty database that is there whole or not at all; does nothing where there is one.
+
+    To be called by one process at a time.
+    """
+    if path.exists():
+        return
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
     try:
-        db = connect(path)
+        db = connect(new)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("BEGIN IMMEDIATE")
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                for statement in SCHEMA.split(";"):
-                    if statement.strip():
-                        db.execute(statement)
-                db.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("format", FORMAT)])
-            db.execute("COMMIT")
+            db.executescript(SCHEMA)
+            db.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("format", FORMAT)])
         finally:
             db.close()
+        new.rename(path)  # another process that looks for it never finds half of it
     except sqlite3.Error as error:
         raise translate(error, path) from error
 
