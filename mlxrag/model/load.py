@@ -194,7 +194,9 @@ def locate(ref: str | Path, workspace: Workspace | None = None) -> tuple[Path, s
     if path.is_dir():
         return path, path.resolve().name, ""
     if path.is_file():
-        raise BadInput(f"{path}: is a file; give the directory that holds config.json and model.safetensors")
+        gguf = path.suffix.lower() == ".gguf"
+        told = "a GGUF file is packed for another program" if gguf else "is a file"
+        raise BadInput(f"{path}: {told}; give the directory that holds config.json and model.safetensors")
     if text == READER:
         return bundled("models/reader"), READER, ""
     known = names(workspace, "models") if workspace is not None else []
