@@ -339,7 +339,8 @@ def fuse(
             questions=questions,
         )
     except WouldNotSurvive as error:
-        click.echo(f"mlxrag: {error}", err=True)
+        reason = str(error)
+        show.result({"refused": reason}, as_json, lambda: click.echo(f"mlxrag: {reason}", err=True))
         sys.exit(3)
 
     def draw() -> None:

@@ -46,6 +46,16 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take `--workspace` before the command as if it stood at the end of the line, where commands expect it."""
+        flag, equals, _ = args[0].partition("=") if args else ("", "", "")
+        size = 1 if equals else 2
+        if flag == "--workspace" and len(args) > size and not args[size].startswith("-"):
+            given, rest = args[:size], args[size:]
+            at = rest.index("--") if "--" in rest else len(rest)
+            args = [*rest[:at], *given, *rest[at:]]
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -25,6 +25,7 @@ import click
 from mlxrag.cli.options import machine_options, workspace_option
 
 NAME = "quickstart"
+REFUSED = 3  # exit code of a command whose gate said no; it has answered why
 FEW = 30  # test questions below which the loop says that they are few
 
 Answered = Mapping[str, Any]
@@ -49,7 +50,7 @@ class Loop:
     held: int | None = None
 
     def step(self, title: str, why: str, *args: str, says: Callable[[Answered], str]) -> dict[str, Any]:
-        """Run one command unless it was run, and return what it answered.
+        """Run one command unless it was run, and return what it answered, a refusal of its gate included.
 
         Args:
             title: of the step.
@@ -80,7 +81,7 @@ class Loop:
                 raise
         if child.returncode == 130:
             raise KeyboardInterrupt
-        if child.returncode:
+        if child.returncode not in (0, REFUSED):
             raise MlxragError(
                 f"the step {title!r} failed; what is finished is kept, run mlxrag quickstart again to go on"
             )
@@ -145,19 +146,20 @@ def quickstart(
         verdict = judge(answers["Compare"])
         where = "" if workspace is None else f" --workspace {shlex.quote(str(root))}"
         verdict["next"] = _next(verdict["word"], answers, folder, docs, num_questions, iters, where)
-        said = {**verdict, "title": SAID[verdict["word"]], "kept": KEPT[verdict["word"]]}
+        verdict["kept"] = _kept(verdict["word"], answers)
+        said = {**verdict, "title": SAID[verdict["word"]]}
         page = write_page(folder / "report.html", answers, said, FEW)
     made, trained = answers["Question"], answers["Train"]
     value = {
         "verdict": verdict["word"], "sentence": verdict["sentence"], "index": name, "dataset": _ref(made),
-        "adapter": trained["path"], "model": answers["Keep"]["path"] if "Keep" in answers else None,
+        "adapter": trained["path"], "model": answers.get("Keep", {}).get("path"),
         "comparison": answers["Compare"]["path"], "report": str(page), "next": verdict["next"],
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
 
     def draw() -> None:
         click.echo(f"\n{SAID[verdict['word']]}. {verdict['sentence']}")
-        click.echo(f"{KEPT[verdict['word']]}\nAdapter: {trained['path']}\nReport: {page}\nNext: {verdict['next']}")
+        click.echo(f"{verdict['kept']}\nAdapter: {trained['path']}\nReport: {page}\nNext: {verdict['next']}")
 
     show.result(value, as_json, draw)
 
@@ -169,6 +171,7 @@ SAID = {
 }
 KEPT = {
     "better": "It is fused into the model, which answers as the two did, without the adapter's cost.",
+    "refused": "It is kept beside the model and used with it, not fused into it.",
     "worse": "The model is kept as it was; the adapter lies beside it and is not used.",
     "not distinguishable": "The model is kept as it was, since an adapter that is not shown to help is not used. That does not mean "
     "that both are alike: the interval says what is still possible.",
@@ -220,10 +223,10 @@ def _steps(
         kept = found["Keep"] = loop.step(
             "Keep", "the adapter is better, so it is fused into the model",
             "adapter", "fuse", _ref(trained), "--model", model, "--name", f"{name}-fused",
-            says=lambda a: "the fused model keeps "
-            + (f"{a['kept']:.0%} of what the adapter changed" if a.get("kept") is not None else "the adapter's change"),
+            says=_fused,
         )  # fmt: skip
-        write_text(fused, _system(name, _ref(kept), ""))
+        if "refused" not in kept:
+            write_text(fused, _system(name, _ref(kept), ""))
     found["Advise"] = loop.step(
         "Advise", "all that was measured is looked through for what to do next",
         "ab", "advise", "--data", data, "--out", str(folder / "advice"),
@@ -250,12 +253,19 @@ def _next(
 ) -> str:  # fmt: skip
     """Return the command to type: ask where it got better, else the experiment that tells most, else more of the same."""
     if word == "better":
-        return f'mlxrag ask "your question" --config {shlex.quote(str(folder / "fused.toml"))}{where}'
+        system = "tuned.toml" if "refused" in answers["Keep"] else "fused.toml"
+        return f'mlxrag ask "your question" --config {shlex.quote(str(folder / system))}{where}'
     planned = [e["commands"] for e in answers["Advise"]["experiments"] if e["commands"]]
     if planned:
         return str(planned[0][0])
     said = "".join(f" {shlex.quote(str(d))}" for d in docs)
     return f"mlxrag quickstart{said} --num-questions {2 * questions} --iters {2 * iters}{where}"
+
+
+def _kept(word: str, answers: Mapping[str, Answered]) -> str:
+    """Return what becomes of the adapter; where it was to be fused and was not, with the reason."""
+    refused = answers.get("Keep", {}).get("refused")
+    return KEPT[word] if refused is None else f"{KEPT['refused']} The reason: {refused}."
 
 
 @contextmanager
@@ -281,8 +291,12 @@ def _ref(answer: Answered) -> str:
 
 def _asked(made: Answered) -> str:
     train, valid, test = (made["counts"].get(split, 0) for split in ("train", "valid", "test"))
+    used = train + valid + test
+    kept = f"{made['kept']} questions of {made['proposed']} are good" + (
+        f", {used} are taken" if used < made["kept"] else ""
+    )
     few = f"; {test} are few: only a large difference will show" if test < FEW else ""
-    return f"{made['kept']} questions kept of {made['proposed']}: {train} to learn from, {valid} to stop by, {test} to be tested on{few}"
+    return f"{kept}: {train} to learn from, {valid} to stop by, {test} to be tested on{few}"
 
 
 def _score(measured: Answered) -> str:
@@ -301,6 +315,15 @@ def _learnt(trained: Answered) -> str:
     return (
         f"the loss on questions it did not learn from went from {base['valid_loss']:.3f} to {best['valid_loss']:.3f} "
         f"(batch {best['iteration']} of {scores['iterations']}, which is kept)"
+    )
+
+
+def _fused(kept: Answered) -> str:
+    if "refused" in kept:
+        return f"not fused: {kept['refused']}; the adapter is kept beside the model"
+    share = kept.get("kept")
+    return "the fused model keeps " + (
+        f"{share:.0%} of what the adapter changed" if share is not None else "the adapter's change"
     )
 
 

@@ -18,6 +18,8 @@ from mlxrag.tracking.store import address
 from mlxrag.workspace import Workspace
 
 READY = 300.0  # seconds that the pages may take to come up; they import all of MLflow, three times
+# Its standard input ends when the process that holds the other end has gone, however that went.
+WATCH = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
 
 @contextmanager
@@ -48,10 +50,15 @@ def pages(workspace: Workspace, port: int) -> Iterator[str]:
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=quiet(os.environ), cwd=folder,
         )  # fmt: skip
+    watch = subprocess.Popen(
+        [sys.executable, "-S", "-c", WATCH, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         _wait(process, url, folder / "ui.log")
         yield url
     finally:
+        watch.kill()
+        watch.communicate()
         # The server starts workers of its own; the whole group goes.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)

@@ -64,3 +64,26 @@ def test_a_failure_is_one_sentence_and_exit_1() -> None:
     """No traceback for what the user can put right."""
     done = run("ingest", "/no/such/folder")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "/no/such/folder" in done.stderr
+
+
+@pytest.mark.parametrize("flag", [["--workspace", "W"], ["--workspace=W"]])
+def test_the_workspace_may_stand_before_the_command(flag: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the command as if it had been typed last, but before what `--` sets apart."""
+    seen: list[object] = []
+
+    @click.group()
+    def index() -> None:
+        """A group."""
+
+    @index.command()
+    @click.argument("words", nargs=-1)
+    @click.option("--workspace")
+    def warm(words: tuple[str, ...], workspace: str) -> None:
+        """A command."""
+        seen.append((words, workspace))
+
+    monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: index)
+    for words in (["a"], ["--", "--b"]):
+        CliRunner().invoke(main.cli, [*flag, "index", "warm", *words], catch_exceptions=False)
+    assert seen == [(("a",), "W"), (("--b",), "W")]
+    assert CliRunner().invoke(main.cli, flag).exit_code == 2

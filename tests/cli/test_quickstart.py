@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,35 @@ def test_the_loop_ends_with_an_adapter_a_report_and_the_next_command(
     assert module.SAID[word] in page and "&lt;i&gt;" in page and "B answers &lt;b&gt;" in page
     drawn = CliRunner().invoke(quickstart, args[:-1], catch_exceptions=False).stdout
     assert "Next: mlxrag" in drawn and "Report: " in drawn
+
+
+def test_a_better_adapter_that_cannot_be_fused_is_kept_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate's reason is said, and the next command asks the model with its adapter."""
+
+    def step(self: Loop, title: str, why: str, *args: str, says: Any) -> dict[str, Any]:
+        refused = {"refused": "it keeps 12 % <i>"} if title == "Keep" else ANSWERS.get(title)
+        answer = refused or compared(0.2, 0.001)
+        assert says(answer)
+        return answer
+
+    monkeypatch.setattr(module.Loop, "step", step)
+    args = ["--workspace", str(tmp_path / "ws"), "--json"]
+    value = json.loads(CliRunner().invoke(quickstart, args, catch_exceptions=False).stdout)
+    assert value["verdict"] == "better" and value["model"] is None and "tuned.toml" in value["next"]
+    page = Path(value["report"]).read_text()
+    assert "beside the model" in page and "it keeps 12 % &lt;i&gt;" in page and "The fused model" not in page
+
+
+def test_a_gate_that_says_no_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3 is written down with what was answered, and is not asked again."""
+    code = "import json, sys; print(json.dumps({'refused': 'no'})); sys.exit(3)"
+    real = subprocess.Popen
+    monkeypatch.setattr(module.subprocess, "Popen", lambda _, **kw: real([sys.executable, "-c", code], **kw))
+    loop = Loop(tmp_path, tmp_path / "steps.json", {}, quiet=True)
+    assert loop.step("Keep", "", "adapter", "fuse", says=module._fused) == {"refused": "no"}
+    assert json.loads((tmp_path / "steps.json").read_text())["Keep"]["answer"] == {"refused": "no"}
 
 
 def test_documents_that_are_not_there_are_said_before_anything_is_done(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -152,7 +153,6 @@ def test_figures_of_items_become_curves(ws: Workspace) -> None:
 
 def test_the_figures_of_the_machine_count_children_but_not_the_mirror() -> None:
     """Memory of the processes a job started is its own; the process that mirrors is left out."""
-    import psutil
 
     child = subprocess.Popen([sys.executable, "-c", "import time; x = bytearray(60_000_000); time.sleep(60)"])
     try:
@@ -187,6 +187,25 @@ def test_being_told_to_go_takes_the_pages_along(ws: Workspace, monkeypatch: pyte
         for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
             signal.signal(number, handler)
     assert done.exit_code == 128 + signal.SIGTERM and ended == ["yes"] and "MLflow: http" in done.stdout
+
+
+def test_kill_9_takes_the_pages_along_too(ws: Workspace) -> None:
+    """The server does not outlive the process that opened the pages, however that one ended."""
+    program = (
+        "import sys, time; from pathlib import Path; from mlxrag.tracking import ui; from mlxrag.workspace import Workspace\n"
+        "ui._wait = lambda server, *_: print(server.pid, flush=True)\n"
+        "with ui.pages(Workspace(Path(sys.argv[1])), 0): time.sleep(60)"
+    )
+    opener = subprocess.Popen([sys.executable, "-c", program, str(ws.root)], stdout=subprocess.PIPE, text=True)
+    assert opener.stdout is not None
+    server = psutil.Process(int(opener.stdout.readline()))
+    assert server.status() != psutil.STATUS_ZOMBIE
+    opener.kill()
+    opener.communicate()
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(server.pid) and server.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_tracking_is_off_by_one_setting(ws: Workspace) -> None:
