@@ -135,7 +135,7 @@ def run_job(job: Job, folder: Path | None = None) -> Iterator[Step]:
             raise BadInput(
                 f"{job.data} has no validation questions: make a valid split, or leave out --val-questions and --best-by"
             )
-        base = Base(model.network, model.tokenizer, base_ref(model), model.config)
+        base = Base(model.network, model.tokenizer, base_ref(model))
         room = share_of(ledger().free()) + model.nbytes
         target = folder or job.folder
         yield from train(

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,11 @@ class Base:
         network: the base.
         tokenizer: its tokenizer.
         name: how records call it.
-        config: its config.json; without one the memory cannot be planned.
     """
 
     network: nn.Module
     tokenizer: Encodes
     name: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -104,9 +102,12 @@ def train(
     checked = write_store(folder / name / "valid", rows(valid, base.tokenizer, training, answering))
     changed: list[str] = []
     with ExitStack() as stack:
-        if budget is not None and base.config:
-            training, changed, step_bytes = planned(base.network, base.config, training, folder / name, store, budget)
+        if budget is not None:
+            longest = training.max_seq_length
+            training, changed, step_bytes = planned(base.network, training, folder / name, store, budget)
             stack.enter_context(ledger().reserve("training", "training", step_bytes))
+            if training.max_seq_length < longest:
+                store = write_store(folder / name / "short", rows(records, base.tokenizer, training, answering))
         fingerprint = resident(base.network, base.name).base
         keys = stack.enter_context(trainable(base.network, training))
         run = _Run(base, training, folder, store, checked, group, keys, fingerprint, measures)

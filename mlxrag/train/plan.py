@@ -1,39 +1,39 @@
 """What a training job will hold in memory, and the largest settings that fit a budget.
 
-A step holds the weights, the trained weights with their gradients and the optimizer's two moments, the activations of
-the trained blocks (of two, where they are computed again), and the logits of one chunk.  The coefficients were fitted
-to MLX's measured peak on 44 random networks of 2 to 5 blocks (median error 7 %), and a margin of a quarter is added:
-an estimate too low ends a process, one too high costs a little speed.
+A step is built, not computed, on arrays of the shape of the largest batches: weights, what is trained with the optimizer's
+state, what the batch needs on the way forward and back.  `peak.py` then finds the most that is held at once, for this
+architecture, these settings and this device, with nothing fitted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlxrag.errors import WontFit
-from mlxrag.model.attach import adaptable, shapes
-from mlxrag.model.sizes import Shape, read_shape
+from mlxrag.model.attach import random_key
 from mlxrag.settings import Training
-from mlxrag.train.batches import Store, plan
-from mlxrag.train.layers import layer_keys
-from mlxrag.train.shared import can_share
+from mlxrag.train.batches import PAD, SHARE, Plan, Store, plan
+from mlxrag.train.graph import trace
+from mlxrag.train.layers import trainable
+from mlxrag.train.loss import Batch, How
+from mlxrag.train.optimize import make_optimizer
+from mlxrag.train.parts import first_trained, hidden, sound
+from mlxrag.train.peak import CPU, GPU, peak
+from mlxrag.train.shared import can_share, shared_trunk
+from mlxrag.train.update import make_update
 from mlxrag.workspace import write_json
 
-# Arrays alive at the peak, in units of their size: attention scores, residual stream, MLP, queries with keys; inputs kept
-# of each block that is computed again; logits; and trained weights (gradient, clipped gradient, new moments).
-SCORES, STREAM, INNER, HEADS = 2.0, 2.0, 5.6, 4.6
-KEPT_INPUTS, LOGITS, TRAINED = 4.2, 3.7, 1.3
-AGAIN = 2
-MARGIN = 1.25
-FLOAT = 4
-"""Bytes of an activation; adapters compute in float32 also on half-precision weights."""
+LOOK = 50
+"""How many of the longest batches of either kind are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Need:
 
     Attributes:
         weights: of the base.
-        trained: adapter or layers that learn, with the optimizer's moments.
+        trained: what learns, with the optimizer's state.
         step: the most that one batch takes besides.
     """
 
@@ -57,156 +57,173 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What of a network and its data the memory depends on.
+class Load:
+    """The shape of a batch.
 
     Attributes:
-        shape: of the network.
-        blocks: how many there are.
-        weights: bytes of the base.
-        trained: elements that are trained, by how many of the last blocks are.
-        longest: tokens of the longest row.
-        load: tokens, and pairs of tokens that attend to one another, of the largest batch under some settings.
+        rows: how many.
+        own: tokens of the longest, after what is shared.
+        groups: contexts that rows share.
+        context: tokens of the longest context; 0 shares nothing.
+        learnt: tokens to learn, of all rows.
     """
 
-    shape: Shape
-    blocks: int
-    weights: int
-    trained: Mapping[int, int]
-    longest: int
-    load: Callable[[Training], tuple[int, int]]
+    rows: int
+    own: int
+    groups: int = 0
+    context: int = 0
+    learnt: int = SHARE
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are run."""
+        return self.groups * self.context + self.rows * self.own
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of tokens that attend to one another."""
+        return self.groups * self.context**2 + self.rows * self.own * (self.context + self.own)
+
+    def batch(self) -> Batch:
+        """Return a batch of this shape, all zeros."""
+        width = 1 + PAD * max(1, -(-(self.own - 1) // PAD))
+        places = SHARE * max(1, -(-self.learnt // SHARE))
+        shared = owner = None
+        if self.context:
+            shared = mx.zeros((self.groups, self.context), mx.int32)
+            owner = mx.zeros((self.rows,), mx.int32)
+        learn = mx.zeros((self.rows, width - 1), mx.bool_)
+        tokens = mx.zeros((self.rows, width), mx.int32)
+        return Batch(0, tokens, learn, mx.zeros((places,), mx.int32), mx.array(1), shared, owner)
 
 
-def whole_rows(longest: int) -> Callable[[Training], tuple[int, int]]:
-    """Return the load of batches whose rows are all of the longest and share nothing."""
-
-    def load(training: Training) -> tuple[int, int]:
-        length = min(longest, training.max_seq_length)
-        return training.batch_size * length, training.batch_size * length * length
-
-    return load
-
-
-def real_batches(store: Store, shared: bool, look: int = 50) -> Callable[[Training], tuple[int, int]]:
-    """Return the load of the batches that will really be made of these rows, passages that are shared counted once.
+def loads(store: Store, training: Training, shared: bool) -> set[Load]:
+    """Return the shapes of the batches that take most: by tokens, by pairs of tokens and by tokens to learn.
 
     Args:
         store: the rows.
+        training: batch size and longest row; rows that are longer will be cut.
         shared: whether passages are run once for the rows over them.
-        look: how many of the longest batches of either kind are looked at.
     """
-
-    def load(training: Training) -> tuple[int, int]:
-        plans = plan(store, training.batch_size, shared)
-        with_context = [p for p in plans if p.context]
-        most_tokens = most_pairs = 0
-        for p in with_context[:look] + [p for p in plans if not p.context][:look]:
-            longest = min(int(store.index["length"][list(p.rows)].max()), training.max_seq_length)
-            context = min(p.context, longest)
-            groups, rows, own = len(set(p.groups)), len(p.rows), longest - context
-            most_tokens = max(most_tokens, groups * context + rows * own)
-            most_pairs = max(most_pairs, groups * context**2 + rows * own * longest)
-        return most_tokens, most_pairs
-
-    return load
+    plans = plan(store, training.batch_size, shared)
+    with_context = [p for p in plans if p.context]
+    found = [_load(store, p, training) for p in with_context[:LOOK] + [p for p in plans if not p.context][:LOOK]]
+    measures: tuple[Callable[[Load], int], ...] = (lambda f: f.tokens, lambda f: f.pairs, lambda f: f.learnt)
+    return {max(found, key=measure) for measure in measures}
 
 
-def sizes(
-    network: nn.Module,
-    config: Mapping[str, Any],
-    training: Training,
-    longest: int,
-    load: Callable[[Training], tuple[int, int]] | None = None,
-) -> Sizes:
-    """Look at a network without computing anything.
+def _load(store: Store, planned: Plan, training: Training) -> Load:
+    longest = min(int(store.index["length"][list(planned.rows)].max()), training.max_seq_length)
+    context = min(planned.context, longest - 1)
+    learnt = sum(int(store.row(r)[1][-longest:].sum()) for r in planned.rows)
+    return Load(len(planned.rows), longest - context, len(set(planned.groups)), context, learnt)
+
+
+def need(network: nn.Module, training: Training, load: Load) -> Need:
+    """Return what training on batches of a shape takes; nothing is computed.
 
     Args:
         network: the base.
-        config: its config.json.
-        training: what is trained.
-        longest: tokens of the longest row.
-        load: of the largest batch; `whole_rows` unless given.
+        training: the settings.
+        load: shape of the batch.
 
     Raises:
-        BadInput: no layer answers to a key.
+        BadInput: settings that this base does not take.
+        NotImplementedError: MLX cannot tell one of the operations.
     """
-    blocks = len(network.layers)
+    key = random_key()
     weights = sum(w.nbytes for _, w in tree_flatten(network.parameters()))
-    modules = dict(network.named_modules())
-    many = training.num_layers if training.num_layers > 0 else blocks
-    if training.fine_tune_type == "full":
-        by_block = [sum(w.size for _, w in tree_flatten(block.parameters())) for block in network.layers]
-        trained = {n: sum(by_block[-n:]) for n in range(1, many + 1)}
-    else:
-        keys = layer_keys(network, training.lora_keys)
-        trained = {}
-        for n in range(1, many + 1):
-            paths = adaptable(modules, network.layers, n, keys)
-            elements = 0
-            for path in paths:
-                for shape in shapes(modules[path], training.rank, training.fine_tune_type).values():
-                    size = 1
-                    for side in shape:
-                        size *= side
-                    elements += size
-            trained[n] = elements
-    return Sizes(read_shape(config), blocks, weights, trained, longest, load or whole_rows(longest))
+    apart = sound(network)
+    with trainable(network, training.model_copy(update={"resume_adapter_file": ""})):
+        optimizer = make_optimizer(training, 2)
+        optimizer.init(network.trainable_parameters())
+        start = first_trained(network) if training.trunk_cache and apart else 0
+        how = How(training.answer_head, training.logits_chunk, training.grad_checkpoint, start, not apart)
+        alone = SimpleNamespace(size=lambda: 1)
+        run = make_update(network, optimizer, how, training.clip, alone, False)
+        learns, state = tree_flatten(network.trainable_parameters()), tree_flatten(optimizer.state)
+        names = {name for name, _ in learns}
+        rest = [(name, w) for name, w in tree_flatten(network.parameters()) if name not in names]
+        waiting = learns if training.grad_accumulation_steps > 1 else []
+        given = _given(network, load.batch(), start)
+        groups = [learns, state, waiting, tree_flatten(given), rest]
+
+        def step(*arrays: mx.array) -> list[mx.array]:
+            left = iter(arrays)
+            now = [[(name, next(left)) for name, _ in group] for group in groups]
+            network.update(tree_unflatten(now[0] + now[4]))
+            optimizer.state = tree_unflatten(now[1])
+            sums = iter([array for _, array in now[2]])
+            before = tree_map(lambda _: next(sums), network.trainable_parameters()) if now[2] else None
+            total, count, _, _ = run(tree_unflatten(now[3]), before, mx.array(1) if before else None, True)
+            after = tree_flatten([network.trainable_parameters(), optimizer.state])
+            return [*(array for _, array in after), total, count]
+
+        try:
+            graph = trace(step, [array for group in groups for _, array in group])
+        finally:  # the arrays of the trace mean nothing outside it
+            network.update(tree_unflatten(learns + rest))
+            mx.random.seed(key)
+    own = sum(w.nbytes for _, w in learns)
+    trained = own + sum(array.nbytes for _, array in state)
+    # The old weights, state and waiting gradients are held by nobody but the step; the batch and the base are.
+    loose = {value.name for value in graph.inputs[: len(learns) + len(state) + len(waiting)]}
+    _, most = peak(graph, loose, GPU if mx.default_device() == mx.Device(mx.gpu) else CPU)
+    # Where the layers themselves are trained, the base's are kept, to be put back.
+    most += own if training.fine_tune_type == "full" else 0
+    return Need(weights, trained, most - weights - trained)
 
 
-def need(found: Sizes, training: Training) -> Need:
-    """Return what training with these settings takes."""
-    shape = found.shape
-    many = training.num_layers if 0 < training.num_layers < found.blocks else found.blocks
-    tokens, pairs = found.load(training)
-    block = FLOAT * (
-        SCORES * shape.heads * pairs
-        + STREAM * tokens * shape.width
-        + INNER * tokens * shape.inner
-        + HEADS * tokens * shape.head_dim * (shape.heads + shape.kv_heads)
-    )
-    alive = min(AGAIN, many) if training.grad_checkpoint else many
-    step = block * (alive + (0.5 if many < found.blocks else 0.0))
-    if training.grad_checkpoint:
-        step += KEPT_INPUTS * many * tokens * shape.width * FLOAT
-    at_once = min(tokens, training.logits_chunk) if training.logits_chunk else tokens
-    step += LOGITS * at_once * shape.vocabulary * FLOAT
-    trained = found.trained[max(n for n in found.trained if n <= many)] * FLOAT
-    return Need(found.weights, 3 * trained, int(MARGIN * (step + TRAINED * trained)))
+def _given(network: nn.Module, batch: Batch, start: int) -> dict[str, Any]:
+    """Return the arrays of a batch by name, flat, what the untrained blocks give for it included."""
+    names = ("tokens", "learn", "places", "count", "context", "owner")
+    given = {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
+    if start:
+        inputs = batch.tokens[:, :-1]
+        made: tuple[mx.array, ...] = (hidden(network, inputs, stop=start),)
+        if batch.context is not None and batch.owner is not None:
+            made = shared_trunk(network, batch.context, inputs, batch.owner, start)
+        given |= {"trunk": made}
+    return given
 
 
-def fit(found: Sizes, training: Training, budget: int, fewer_layers: bool = True) -> tuple[Training, list[str]]:
-    """Return the largest settings that fit, and what was changed.
+def fit(
+    needed: Callable[[Training], Need], training: Training, budget: int, longest: int, blocks: int
+) -> tuple[Training, list[str], Need]:
+    """Return the largest settings that fit, what was changed, and what they take.
 
     In this order: smaller batches with more accumulation, activations computed again, fewer logits at once, shorter
     rows, fewer layers.
 
     Args:
-        found: sizes of the network and the data.
+        needed: what settings take.
         training: what was asked for.
         budget: bytes that all of it may take.
-        fewer_layers: whether layers may be left out.
+        longest: tokens of the longest row.
+        blocks: of the network; fewer of them are trained where nothing else helps.
 
     Raises:
         WontFit: not even the smallest; says needed and free, and what would help.
     """
     changed: list[str] = []
-    asked = need(found, training).peak
-    while need(found, training).peak > budget:
+    asked = least = needed(training)
+    while least.peak > budget:
         # Where it is not the step that is too large, no notch of it helps.
-        less = None if found.weights > budget else notch(training, min(found.longest, training.max_seq_length))
-        if less is None and fewer_layers and found.weights < budget:
-            many = training.num_layers if training.num_layers > 0 else found.blocks
+        less = None if least.weights > budget else notch(training, min(longest, training.max_seq_length))
+        if less is None and least.weights < budget:
+            many = training.num_layers if training.num_layers > 0 else blocks
             if many > 1:
                 less = training.model_copy(update={"num_layers": many // 2}), 1, f"--num-layers {many // 2}"
         if less is None:
-            least = need(found, training).peak
             raise WontFit(
-                f"training needs {asked / 1e9:.2f} GB as asked and {least / 1e9:.2f} GB at the least, and {budget / 1e9:.2f} GB "
-                "are free; a smaller or quantized model (--q-bits 4) would fit, or a larger --memory-budget"
+                f"training needs {asked.peak / 1e9:.2f} GB as asked and {least.peak / 1e9:.2f} GB at the least, and "
+                f"{budget / 1e9:.2f} GB are free; a smaller or quantized model (--q-bits 4) would fit, or a larger "
+                "--memory-budget"
             )
         training, _, what = less
         changed.append(what)
-    return training, changed
+        least = needed(training)
+    return training, changed, least
 
 
 def notch(training: Training, longest: int | None = None) -> tuple[Training, int, str] | None:
@@ -230,24 +247,33 @@ def notch(training: Training, longest: int | None = None) -> tuple[Training, int
 
 
 def planned(
-    network: nn.Module, config: Mapping[str, Any], training: Training, folder: Path, store: Store, budget: int
+    network: nn.Module, training: Training, folder: Path, store: Store, budget: int
 ) -> tuple[Training, list[str], int]:
     """Return settings that fit, what was changed, and the bytes that training takes besides the weights.
 
-    A run that goes on keeps what was chosen when it began, whatever the machine has free by now.
+    A run that goes on keeps what was chosen when it began, whatever the machine has free by now.  What cannot be predicted,
+    since MLX cannot tell its operations, is left as it is and takes all that is free.
 
     Raises:
         WontFit: not even the smallest settings fit.
     """
+    shared = training.shared_context and can_share(network)
+
+    def needed(these: Training) -> Need:
+        return max((need(network, these, load) for load in loads(store, these, shared)), key=lambda n: n.peak)
+
     file = folder / "plan.json"
     asked = json.loads(training.model_dump_json())
-    load = real_batches(store, training.shared_context and can_share(network))
-    found = sizes(network, config, training, int(store.index["length"].max()), load)
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["asked"] == asked:
-            chosen = Training(**kept["chosen"])
-            return chosen, kept["changed"], need(found, chosen).peak - found.weights
-    chosen, changed = fit(found, training, budget)
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        if kept.get("asked") == asked:
+            chosen, changed = Training(**kept["chosen"]), list(kept["changed"])
+            taken = needed(chosen)
+        else:
+            longest = int(store.index["length"].max())
+            chosen, changed, taken = fit(needed, training, budget, longest, len(network.layers))
+    except NotImplementedError:
+        weights = sum(w.nbytes for _, w in tree_flatten(network.parameters()))
+        return training, [], max(0, budget - weights)
     write_json(file, {"asked": asked, "chosen": json.loads(chosen.model_dump_json()), "changed": changed})
-    return chosen, changed, need(found, chosen).peak - found.weights
+    return chosen, changed, taken.trained + taken.step
