@@ -21,21 +21,21 @@ from contextlib import ExitStack
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
 
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.memory import ledger
 from mlxrag.model.admit import HELPS, row_bytes, step_bytes
-from mlxrag.model.attach import resident
-from mlxrag.model.batch_cache import as_batch, can_batch, can_pad, take_places
+from mlxrag.model.batch_cache import as_batch, can_batch, can_pad, shortened, take_places
 from mlxrag.model.batch_row import Active, Row, begin
 from mlxrag.model.cache import KVStore
 from mlxrag.model.cache_key import store_key
+from mlxrag.model.cache_layers import can_cut
 from mlxrag.model.generate import Completion, Request, complete
 from mlxrag.model.grouping import Group, plan
 from mlxrag.model.load import Model
 from mlxrag.model.pace import MOST_ROWS, USUAL_ROWS, Pace, pace
-from mlxrag.model.rows import Rows, with_adapters
+from mlxrag.model.rows import Rows, select_adapters
 from mlxrag.model.sample import RECENT, draws_per_token, make_sampler, penalize
 from mlxrag.model.trunk import Trunk
 from mlxrag.settings import Caching, Sampling
@@ -83,7 +83,7 @@ def complete_batch(
             return
         names = {r.adapter or model.adapter for r in requests}
         keys = {name: store_key(model, caching, name) for name in names} if store is not None else {}
-        rows = _select_adapters(model, requests, stack)
+        rows = select_adapters(model, requests, stack)
         run = _Run(model, sampling, caching, rows, memory, store, keys)
         yield from run.go(plan(requests, model.adapter))
 
@@ -94,22 +94,8 @@ def _one_by_one(
     """Run the requests in turn: for architectures whose layers cannot hold several rows."""
     for request in requests:
         with ExitStack() as one:
-            _select_adapters(model, [request], one)
+            select_adapters(model, [request], one)
             yield complete(model, request, sampling, caching=caching)
-
-
-def _select_adapters(model: Model, requests: Sequence[Request], stack: ExitStack) -> Rows | None:
-    """Put the adapters that the requests name on the network: one for all, or one per row."""
-    wanted = {r.adapter or model.adapter for r in requests}
-    if wanted == {model.adapter}:
-        return None
-    placed = resident(model.network, model.name)
-    if len(wanted) == 1:
-        before = placed.active
-        placed.use(next(iter(wanted)))
-        stack.callback(placed.use, before)
-        return None
-    return stack.enter_context(with_adapters(model.network, [placed[name] for name in sorted(w for w in wanted if w)]))
 
 
 class _Run:
@@ -251,9 +237,15 @@ class _Run:
         started = time.perf_counter()
         self.use([group.adapter])
         trunk, fresh = self.trunk.grow(group.adapter, requests[0].prompt[: group.shared])
-        rests = [list(r.prompt[group.shared :]) for r in requests]
+        longest = max(len(r.prompt) for r in requests)
+        # Shorter rows run the end of the beginning again, so that all end at one place and none is padded.
+        again = [longest - len(r.prompt) for r in requests]
+        if max(again) >= group.shared or not can_cut(trunk):
+            again = [0] * len(requests)
+        rests = [list(r.prompt[group.shared - n :]) for r, n in zip(requests, again, strict=True)]
         if can_pad(trunk):
-            cache = as_batch([trunk] * len(requests), self.caching)
+            room = max(map(len, rests)) + min(max(r.max_tokens for r in requests), BatchKVCache.step)
+            cache = as_batch(shortened(trunk, again), self.caching, room)
             self.use([group.adapter] * len(requests))
             self.process([rest[:-1] for rest in rests], cache)
         else:
@@ -263,10 +255,8 @@ class _Run:
                 self.process([rest[:-1]], one)
             cache = as_batch(alone, self.caching)
         # What was processed for all is counted for the first.
-        rows = [
-            begin(self.model, r, self.sampling, group.shared - (0 if i else fresh), started)
-            for i, r in enumerate(requests)
-        ]
+        reused = [max(0, group.shared - n - (0 if i else fresh)) for i, n in enumerate(again)]
+        rows = [begin(self.model, r, self.sampling, n, started) for r, n in zip(requests, reused, strict=True)]
         self.put(rows, cache, mx.array([rest[-1] for rest in rests], mx.uint32))
 
     def put(self, rows: list[Row], cache: list[Any], last: mx.array) -> None:

@@ -6,12 +6,14 @@ keys and values quantized, so that `kv_bits` works in a batch; that one is here.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
+from mlxrag.model.cache_layers import cut_back
 from mlxrag.settings import Caching
 
 SPARE = 64  # columns that no row needs, from which on it pays to move all rows
@@ -102,21 +104,31 @@ def can_pad(cache: Sequence[Any]) -> bool:
     return all(hasattr(layer, "keys") for layer in cache)
 
 
-def as_batch(rows: Sequence[Sequence[Any]], caching: Caching) -> list[Any]:
+def as_batch(rows: Sequence[Sequence[Any]], caching: Caching, room: int = 0) -> list[Any]:
     """Return caches for several rows, right-justified.
 
     Args:
         rows: the caches of each row, one entry per layer; they are copied, and may be the same for all.
         caching: `kv_bits` and `kv_group_size`.
+        room: tokens that plain layers have space for until they must be copied to grow.
     """
     found = []
     for layers in zip(*rows, strict=True):
         layer = layers[0]
-        many = layer.merge(list(layers))
-        if caching.kv_bits is not None and type(layer) is KVCache:
+        plain = type(layer) is KVCache
+        many = _merge(layers, room) if plain and room else layer.merge(list(layers))
+        if caching.kv_bits is not None and plain:
             many = QuantizedBatchKVCache(many, caching.kv_group_size, caching.kv_bits)
         found.append(many)
     return found
+
+
+def shortened(cache: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """Return caches for several rows, each without the last `count` tokens; their arrays are those of `cache`."""
+    rows = [[copy.copy(layer) for layer in cache] for _ in counts]
+    for row, count in zip(rows, counts, strict=True):
+        cut_back(row, count)
+    return rows
 
 
 def take_places(cache: Sequence[Any], places: Sequence[int], rows: Sequence[Any]) -> bool:
@@ -144,6 +156,25 @@ def take_places(cache: Sequence[Any], places: Sequence[int], rows: Sequence[Any]
         mine.left_padding[at] = new.left_padding + (end - length)
         mine.offset[at] = new.offset
     return True
+
+
+def _merge(layers: Sequence[KVCache], room: int) -> BatchKVCache:
+    """Return plain caches as one, as mlx_lm's own does, with room at the end."""
+    lengths = [layer.offset for layer in layers]
+    longest = max(lengths)
+    many = BatchKVCache([longest - length for length in lengths])
+    if longest:
+        for name in ("keys", "values"):
+            sides = [getattr(layer, name) for layer in layers]
+            shape, kind = next((side.shape, side.dtype) for side in sides if side is not None)
+            whole = mx.zeros((len(layers), shape[1], longest + room, shape[3]), kind)
+            for i, (side, length) in enumerate(zip(sides, lengths, strict=True)):
+                if length:
+                    whole[i, :, longest - length : longest] = side[0, :, :length]
+            setattr(many, name, whole)
+        many.offset = many.offset + longest
+        many._idx = longest
+    return many
 
 
 def _cut(parts: tuple[mx.array, ...], count: int) -> tuple[mx.array, ...]:

@@ -4,14 +4,14 @@ Strategy: the low-rank matrices of all adapters are stacked, `(n, in, rank)` and
 with zeros and the scale folded into the second, and each row takes its own two.  They are copied once for each choice of
 rows where that takes no more memory than the stack, and looked up in every product (`mx.gather_mm`) where there are more
 rows than adapters.  Entry 0 is zeros, for rows without an adapter.  DoRA is the same product times one stored factor per row and output.  The base may
-be quantized.  Knows nothing of prompts, caches and sampling: whoever runs the batch says which row uses what.
+be quantized.  Knows nothing of caches and sampling: whoever runs the batch says which row uses what.
 Source: the idea of gathered low-rank products is Punica's (arXiv:2310.18547) and S-LoRA's (arXiv:2311.03285).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +20,8 @@ from mlxrag.errors import Mismatch, NotFound, nearest
 from mlxrag.memory import ledger
 from mlxrag.model.adapter import Adapter
 from mlxrag.model.attach import check, dimensions, parent_of, resident, weight_of
+from mlxrag.model.generate import Request
+from mlxrag.model.load import Model
 
 
 class Rows:
@@ -103,6 +105,24 @@ def with_adapters(network: nn.Module, adapters: Sequence[Adapter]) -> Iterator[R
         for holder, key, module in old:
             holder[key] = module
         here.use(before)
+
+
+def select_adapters(model: Model, requests: Sequence[Request], stack: ExitStack) -> Rows | None:
+    """Put the adapters that requests name on the network until the stack closes: one for all, or one per row.
+
+    Returns:
+        What says which row uses which; None where all rows use the same.
+    """
+    wanted = {r.adapter or model.adapter for r in requests}
+    if wanted == {model.adapter}:
+        return None
+    placed = resident(model.network, model.name)
+    if len(wanted) == 1:
+        before = placed.active
+        placed.use(next(iter(wanted)))
+        stack.callback(placed.use, before)
+        return None
+    return stack.enter_context(with_adapters(model.network, [placed[name] for name in sorted(w for w in wanted if w)]))
 
 
 class RowLinear(nn.Module):

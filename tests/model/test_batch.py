@@ -74,6 +74,15 @@ def test_what_is_shared_runs_once(model: Model) -> None:
     assert sorted(c.reused_tokens for c in done) == [0, 70, 70, 70]
 
 
+def test_shorter_rows_run_the_end_of_the_beginning_again(tmp_path: Path) -> None:
+    """So that no row is padded: what they reuse is less by as much, and their tokens are what they would be alone."""
+    with load(write_model(tmp_path / "toy")) as model:
+        asked = [Request(str(i), (*SHARED, *range(9, 10 + 4 * i)), 4) for i in range(3)]
+        done = sorted(complete_batch(model, asked), key=lambda c: c.id)
+        assert [c.reused_tokens for c in done] == [0, 70 - 4, 70]
+        assert all(same(c, complete(model, r)) for c, r in zip(done, asked, strict=True))
+
+
 def test_each_row_has_its_own_stop_texts(model: Model) -> None:
     """And its own length."""
     plain = complete(model, Request("x", SHARED, 12))
