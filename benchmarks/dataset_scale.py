@@ -1,4 +1,4 @@
-"""Time and memory of a dataset of many examples: write, read, draw, split, audit, compare, clean, augment, export.
+"""Time and memory of a dataset of many examples: write, read, draw, ask, split, audit, compare, clean, augment, export.
 
     python benchmarks/dataset_scale.py --examples 1000000
 
@@ -69,6 +69,9 @@ def step(name: str, root: Path, count: int) -> dict[str, float]:
     from mlxrag.data.dataset import freeze, open_dataset, sample, split_by_document
     from mlxrag.data.diff import difference
     from mlxrag.data.export import write_examples
+    from mlxrag.data.store import ById
+    from mlxrag.evaluate import run
+    from mlxrag.rag.answer import Answer
     from mlxrag.workspace import Workspace
 
     ws = Workspace(root)
@@ -93,6 +96,11 @@ def step(name: str, root: Path, count: int) -> dict[str, float]:
             rows[rng.randrange(count)]
     elif name == "sample 1,000, stratified":
         assert len(sample(open_dataset(ws, "scale").split(), 1000)) == min(1000, count)
+    elif name == "ask what answers at once":
+        # All that an evaluation does before its report, but for retrieval and the model.
+        run.ask_many = lambda _, questions: (Answer(q.question, "yes") for q in questions)  # type: ignore[assignment]
+        asked = ById(open_dataset(ws, "scale").split())
+        assert sum(1 for _ in run.answer_all(None, asked.values(), root / "run")) == count  # type: ignore[arg-type]
     elif name == "split by document":
         dataset = open_dataset(ws, "scale")
         freeze(ws, "parts", split_by_document(dataset, {"train": 0.8, "valid": 0.1, "test": 0.1}))
@@ -132,8 +140,8 @@ def anonymous() -> int:
 
 
 STEPS = (
-    "write", "read", "draw 10,000 at random", "sample 1,000, stratified", "split by document", "audit", "clean", "diff",
-    "augment by case", "export as chat",
+    "write", "read", "draw 10,000 at random", "sample 1,000, stratified", "ask what answers at once", "split by document",
+    "audit", "clean", "diff", "augment by case", "export as chat",
 )  # fmt: skip
 
 

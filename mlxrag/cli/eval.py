@@ -43,6 +43,7 @@ def run(
     """
     from mlxrag import settings as s
     from mlxrag.data.dataset import open_dataset, sample
+    from mlxrag.data.store import ById
     from mlxrag.evaluate.evaluate import evaluate
     from mlxrag.rag.system import open_system
     from mlxrag.track import counted, live
@@ -54,8 +55,7 @@ def run(
     opened = open_dataset(ws, dataset)
     rows = opened.split(split)
     seed = settings.evaluating.eval_seed
-    chosen = sample(rows, num, seed=seed) if num else rows
-    examples = {e.id: e for e in chosen}
+    examples = {e.id: e for e in sample(rows, num, seed=seed)} if num else ById(rows)
     selection = {"split": split, **({"num": num, "seed": seed} if num else {})}
     done: list[Any] = []
     called = name or (config.stem if config else "eval")

@@ -130,6 +130,35 @@ class Split:
         return self._readers[number].get_batch(batch)
 
 
+class ById(Mapping[str, Example]):
+    """The examples of a split by their ids, in its order, read from disk when they are asked for.
+
+    Sixteen bytes an example are held.  One after the other takes some 50 microseconds each, at random a millisecond.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        keys = np.fromiter((int(i, 16) for i in split.column("id")), np.uint64, len(split))
+        self._order = np.argsort(keys)
+        self._keys = keys[self._order]
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._split.column("id")
+
+    def __getitem__(self, key: str) -> Example:
+        try:
+            number = np.uint64(int(key, 16))
+        except (ValueError, OverflowError) as error:
+            raise KeyError(key) from error
+        at = int(np.searchsorted(self._keys, number))
+        if at == len(self._keys) or self._keys[at] != number:
+            raise KeyError(key)
+        return self._split[int(self._order[at])]
+
+
 class Seen:
     """A set of 64-bit keys in 8 bytes each, for jobs whose memory should hardly grow.
 

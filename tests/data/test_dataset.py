@@ -17,7 +17,7 @@ from mlxrag.data.dataset import freeze, open_dataset, sample, split_by_document,
 from mlxrag.data.diff import difference
 from mlxrag.data.duplicates import Near, groups, pairs, signatures
 from mlxrag.data.example import BadRow, Example
-from mlxrag.data.store import BATCH, Seen
+from mlxrag.data.store import BATCH, ById, Seen
 from mlxrag.errors import BadInput, Damaged, NotFound
 from mlxrag.workspace import Workspace, verify
 from tests.evaluate.kit import ask, passage
@@ -79,6 +79,15 @@ def test_positions_slices_and_columns_agree(ws: Workspace) -> None:
     assert list(rows.column("id")) == [e.id for e in examples]
     with pytest.raises(IndexError):
         rows[len(examples)]
+
+
+def test_examples_are_found_by_their_ids_in_the_order_of_the_split(ws: Workspace) -> None:
+    """And an id that is not there is missing, whatever it looks like."""
+    rows = keep(ws, some(40, 8)).split()
+    found = ById(rows)
+    assert len(found) == len(rows) > BATCH
+    assert list(found) == [e.id for e in rows] and list(found.values()) == list(rows)
+    assert all(found[e.id] == e for e in rows) and "0" * 16 not in found and found.get("no such") is None
 
 
 def test_a_broken_file_is_said_to_be_damaged(ws: Workspace) -> None:
