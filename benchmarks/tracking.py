@@ -60,7 +60,7 @@ def mirrored(workspace: Path) -> float:
 
 def _mirrors(process: psutil.Process, workspace: Path) -> bool:
     line = process.info["cmdline"] or ()
-    return "mlxrag.tracking.worker" in line and str(workspace) in line
+    return "mlxrag.tracking" in line and str(workspace) in line
 
 
 def training(workspace: Path, iters: int, track: bool) -> Engine:

@@ -195,7 +195,7 @@ def nudge(workspace: Workspace) -> int:
             return 0
     with (folder / "worker.log").open("ab") as log:
         started = subprocess.Popen(
-            [sys.executable, "-m", "mlxrag.tracking.worker", str(workspace.root)],
+            [sys.executable, "-m", "mlxrag.tracking", str(workspace.root)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=quiet(os.environ), cwd="/",
         )  # fmt: skip
     return started.pid

@@ -1,6 +1,6 @@
 """The background process of a workspace: follows jobs that are under way, mirrors what is finished, then goes.
 
-    python -m mlxrag.tracking.worker WORKSPACE
+    python -m mlxrag.tracking WORKSPACE
 
 One at a time holds `.track/worker.lock`.  It runs at the lowest priority, opens MLflow only when there is something to
 write, and ends when nothing has happened for a while.
@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxrag.errors import Mismatch, MlxragError
+from mlxrag.errors import Mismatch
 from mlxrag.track import KILLED, home, process_start
 from mlxrag.tracking.mirror import adopt, mirror_missing
 from mlxrag.tracking.store import DATABASE, Store
@@ -150,7 +148,6 @@ def mirror_all(store: Store) -> Iterator[str]:
 def main(root: Path) -> None:
     """Work while there is something to do; an error is in `.track/worker.log`, and the files stay for the next one."""
     workspace = Workspace(root)
-    _step_back()
     while True:
         with alone(workspace) as mine:
             if not mine:
@@ -159,15 +156,6 @@ def main(root: Path) -> None:
         # News that came while this one was deciding to end: its sender saw the lock held and started nobody.
         if not any((home(workspace) / "live").glob("*.jsonl")):
             return
-
-
-def _step_back() -> None:
-    """Take the lowest priority, so that a job on the same core hardly notices."""
-    os.nice(19)
-    if sys.platform == "linux":
-        with suppress(OSError):
-            # A job at real-time priority hands it on, and there nice says nothing.
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _begin(store: Store, job: Job) -> str:
@@ -202,10 +190,3 @@ def _dead(job: Job) -> bool:
 
 def _artefacts(workspace: Workspace) -> set[str]:
     return {str(p.parent) for kind in KINDS for p in (workspace.root / kind).glob("*/*/manifest.json")}
-
-
-if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except MlxragError as fault:
-        sys.exit(f"mlxrag: {fault}")
