@@ -55,6 +55,17 @@ def network(shape: dict[str, Any] = SHAPE) -> nn.Module:
     return made
 
 
+def theirs(net: nn.Module, num_layers: int = -1) -> nn.Module:
+    """A network of the same arrays with mlx_lm's own lora layers, in which ours are as long as `trainable` holds."""
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    made = network()
+    made.freeze()
+    linear_to_lora_layers(made, num_layers, {"rank": RANK, "scale": SCALE, "dropout": 0.0})
+    made.update(net.parameters())
+    return made.train()
+
+
 def batches(pairs: int, context: int, own: int, answer: int) -> tuple[Batch, Batch, mx.array]:
     """The same rows whole, as a context with what follows it, and as mlx_lm takes them (spans of what is learnt)."""
     rng = np.random.default_rng(0)
@@ -157,29 +168,30 @@ def main() -> None:
     net = network()
     on_gpu = mx.default_device() == mx.Device(mx.gpu)
     plain = How(answer_head=False)
-    ways: dict[str, tuple[Callable[[], tuple[mx.array, mx.array]], bool]] = {
-        "mlx_lm": (lambda: default_loss(net, whole.tokens, spans), True),
-        "ours, every switch off": (mine(net, plain, whole), on_gpu),
-        "ours, answer-only head": (mine(net, How(), whole), on_gpu),
-        "ours, shared context": (mine(net, plain, split), on_gpu),
-        "ours, both": (mine(net, How(), split), on_gpu),
-    }
     with trainable(net, TRAINING):
         mx.random.seed(1)
         for _, module in net.named_modules():
             if "lora_b" in module:
                 module.lora_b = mx.random.normal(module.lora_b.shape) * 0.02
         mx.eval(net.parameters())
-        expected = gradients(net, ways["mlx_lm"][0])
+        peer = theirs(net)
+        ways: dict[str, tuple[nn.Module, Callable[[], tuple[mx.array, mx.array]], bool]] = {
+            "mlx_lm": (peer, lambda: default_loss(peer, whole.tokens, spans), True),
+            "ours, every switch off": (net, mine(net, plain, whole), on_gpu),
+            "ours, answer-only head": (net, mine(net, How(), whole), on_gpu),
+            "ours, shared context": (net, mine(net, plain, split), on_gpu),
+            "ours, both": (net, mine(net, How(), split), on_gpu),
+        }
+        expected = gradients(*ways["mlx_lm"][:2])
         differs: dict[str, float] = {}
-        for name, (loss, _) in ways.items():
-            value, found = gradients(net, loss)
+        for name, (which, loss, _) in ways.items():
+            value, found = gradients(which, loss)
             assert abs(value - expected[0]) < 1e-4, (name, value, expected[0])
             differs[name] = max(mx.abs(found[k] - expected[1][k]).max().item() for k in found)
             assert differs[name] < 1e-6, (name, differs[name])
         largest = max(mx.abs(g).max().item() for g in expected[1].values())
         peaks = {}
-        steps = {name: step(net, loss, compiled) for name, (loss, compiled) in ways.items()}
+        steps = {name: step(*way) for name, way in ways.items()}
         for name, go in steps.items():
             go()
             mx.clear_cache()

@@ -21,7 +21,7 @@ import mlxrag.model  # noqa: F401  # loads MKL before mlx
 import mlx.core as mx  # isort: skip
 import numpy as np
 
-from benchmarks.rag_sft import SHAPE, TRAINING, mine, network, step, take_turns
+from benchmarks.rag_sft import SHAPE, TRAINING, mine, network, step, take_turns, theirs
 from mlxrag.model.attach import adapter_layers
 from mlxrag.train.layers import trainable
 from mlxrag.train.loss import Batch, How, batch_loss
@@ -69,8 +69,9 @@ def main() -> None:
         trunk = hidden(net, tokens[:, :-1], stop=start)
         mx.eval(trunk)
         spans = mx.array([[1, 128]] * 4)
+        peer = theirs(net, training.num_layers)
         engines = {
-            "mlx_lm": step(net, lambda: default_loss(net, tokens, spans), True),
+            "mlx_lm": step(peer, lambda: default_loss(peer, tokens, spans), True),
             "ours, trunk run again": step(net, mine(net, How(answer_head=False), batch), on_gpu),
             "ours, trunk kept": step(net, kept_loss(net, start, trunk), on_gpu),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from mlxrag.cli.options import knobs, shared, workspace_option
 from mlxrag.settings import Answering, ModelSettings, Training
 
 if TYPE_CHECKING:
-    from mlxrag.train.step import Step
     from mlxrag.workspace import Artefact
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -51,6 +49,7 @@ def train(
     each process takes its share of every batch.
     """
     from mlxrag import settings as s
+    from mlxrag.cli.watch import watch
     from mlxrag.errors import BadInput
     from mlxrag.track import live, steps
     from mlxrag.train.job import finish_job, make_job, run_job
@@ -73,7 +72,7 @@ def train(
         lock(ws, f"training-{name}"),
         live(ws, settings.tracking, "train", name, settings=job.training, inputs=[data]) as told,
     ):
-        for _ in _watch(steps(told, run_job(job) if here else supervise(job)), settings.training.steps_per_report):
+        for _ in watch(steps(told, run_job(job) if here else supervise(job)), settings.training.steps_per_report):
             pass
         made = finish_job(job)
     if copy_to is not None:
@@ -373,32 +372,3 @@ def _copy(made: Artefact, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in (WEIGHTS, CONFIG):
         shutil.copy2(made.path / file, target / file)
-
-
-def _watch(steps: Iterator[Step], every: int) -> Iterator[Step]:
-    """Show notes, validations, and where training stands: a bar on a terminal, else a line every so many batches."""
-    import time
-
-    console = show.err()
-    began = time.monotonic()
-    losses: list[float] = []
-    with show.bar(console, "batches") as drawn:
-        task = drawn.add_task("preparing", total=None)
-        for step in steps:
-            if step.note:
-                drawn.console.print(step.note, markup=False)
-            if step.valid_loss is not None:
-                scored = "".join(f", {name} {value:.3f}" for name, value in (step.measures or {}).items())
-                kept = ", the best so far" if step.best else ""
-                drawn.console.print(f"batch {step.iteration}: validation loss {step.valid_loss:.4f}{scored}{kept}")
-            if step.train_loss is not None:
-                losses.append(step.train_loss)
-                recent = sum(losses[-every:]) / len(losses[-every:])
-                text = (
-                    f"loss {recent:.3f}  {step.tokens_per_second or 0:,.0f} tokens/s  {show.size(step.peak_bytes or 0)}"
-                )
-                drawn.update(task, total=step.iterations, completed=step.iteration, description=text)
-                if not console.is_terminal and (step.iteration % every == 0 or step.iteration == step.iterations):
-                    left = (time.monotonic() - began) / len(losses) * (step.iterations - step.iteration)
-                    show.say(f"batch {step.iteration}/{step.iterations}: {text}  {left / 60:.1f} min left")
-            yield step

@@ -89,6 +89,7 @@ def bar(console: Console, unit: str = "") -> Progress:
     return p.Progress(
         p.SpinnerColumn(), p.TextColumn("{task.description}", markup=False), p.BarColumn(), p.MofNCompleteColumn(), Rate(),
         p.TimeElapsedColumn(), p.TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
     )  # fmt: skip
 
 

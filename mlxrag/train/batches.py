@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -167,7 +167,8 @@ class Batches:
         idle = not rows
         if idle:  # more processes than rows: take part in the sums with nothing
             rows, groups = chosen.rows[:1], chosen.groups[:1]
-        return collate(self.store, key, rows, chosen.context, groups, idle)
+        made = collate(self.store, key, rows, chosen.context, groups, idle)
+        return replace(made, tokens_in_rows=int(self.store.index["length"][list(chosen.rows)].sum()))
 
 
 def collate(
@@ -194,8 +195,7 @@ def collate(
         shared = mx.array(np.stack([found[r][0][:context] for r in firsts]).astype(np.int32))
         owner = mx.array(np.array([known[group] for group in groups], np.int32))
     return Batch(
-        key, mx.array(tokens), mx.array(learn), mx.array(padded), mx.array(len(places)), shared, owner,
-        0 if idle else sum(lengths),
+        key, mx.array(tokens), mx.array(learn), mx.array(padded), mx.array(len(places)), shared, owner
     )  # fmt: skip
 
 

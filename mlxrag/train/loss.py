@@ -27,7 +27,8 @@ class Batch:
         count: number of tokens to learn.
         context: ids `(groups, length)` that rows share, or None.
         owner: `(rows,)` int32, which context a row follows, or None.
-        tokens_in_rows: tokens of all rows without padding, a shared context counted once for each row.
+        tokens_in_rows: tokens of all rows, those of other processes too, without padding, a shared context counted once
+            for each row.
     """
 
     key: int
