@@ -41,6 +41,7 @@ class Loop:
         done: finished steps by title: the arguments and what was answered; other arguments are another step.
         quiet: print nothing but the last answer.
         held: file descriptor of the lock; commands inherit it, so that one which outlives this process holds it on.
+        where: what a printed command needs to find the workspace; empty where it finds it by itself.
     """
 
     root: Path
@@ -48,6 +49,7 @@ class Loop:
     done: dict[str, Any]
     quiet: bool
     held: int | None = None
+    where: str = ""
 
     def step(self, title: str, why: str, *args: str, says: Callable[[Answered], str]) -> dict[str, Any]:
         """Run one command unless it was run, and return what it answered, a refusal of its gate included.
@@ -65,7 +67,7 @@ class Loop:
         from mlxrag.workspace import write_json
 
         self.say(f"\n{[*self.done, title].index(title) + 1}. {title}: {why}.")
-        self.say("   $ mlxrag " + shlex.join(args))
+        self.say(f"   $ mlxrag {shlex.join(args)}{self.where}")
         known = self.done.get(title)
         if known is not None and known["args"] == list(args):
             self.say(f"   done before: {says(known['answer'])}")
@@ -140,12 +142,12 @@ def quickstart(
     with _alone(folder, as_json) as held:
         file = folder / "steps.json"
         done = json.loads(file.read_text()) if file.is_file() and not again else {}
-        loop = Loop(root, file, done, as_json, held)
+        where = "" if workspace is None else f" --workspace {shlex.quote(str(root))}"
+        loop = Loop(root, file, done, as_json, held, where)
         name = f"{NAME}-{key[:6]}"
         answers = _steps(loop, paths, model, num_questions, iters, name, folder)
         verdict = judge(answers["Compare"])
-        where = "" if workspace is None else f" --workspace {shlex.quote(str(root))}"
-        verdict["next"] = _next(verdict["word"], answers, folder, docs, num_questions, iters, where)
+        verdict["next"], verdict["why"] = _next(verdict["word"], answers, folder, docs, where)
         verdict["kept"] = _kept(verdict["word"], answers)
         said = {**verdict, "title": SAID[verdict["word"]]}
         page = write_page(folder / "report.html", answers, said, FEW)
@@ -159,7 +161,9 @@ def quickstart(
 
     def draw() -> None:
         click.echo(f"\n{SAID[verdict['word']]}. {verdict['sentence']}")
-        click.echo(f"{verdict['kept']}\nAdapter: {trained['path']}\nReport: {page}\nNext: {verdict['next']}")
+        click.echo(
+            f"{verdict['kept']}\nAdapter: {trained['path']}\nReport: {page}\nNext, {verdict['why']}: {verdict['next']}"
+        )
 
     show.result(value, as_json, draw)
 
@@ -249,17 +253,20 @@ def judge(compared: Answered) -> dict[str, str]:
 
 
 def _next(
-    word: str, answers: Mapping[str, Answered], folder: Path, docs: tuple[Path, ...], questions: int, iters: int, where: str
-) -> str:  # fmt: skip
-    """Return the command to type: ask where it got better, else the experiment that tells most, else more of the same."""
+    word: str, answers: Mapping[str, Answered], folder: Path, docs: tuple[Path, ...], where: str
+) -> tuple[str, str]:
+    """Return what to type and why: ask where it got better, else the experiment that tells most, else for more questions."""
     if word == "better":
         system = "tuned.toml" if "refused" in answers["Keep"] else "fused.toml"
-        return f'mlxrag ask "your question" --config {shlex.quote(str(folder / system))}{where}'
-    planned = [e["commands"] for e in answers["Advise"]["experiments"] if e["commands"]]
+        return f'mlxrag ask "your question" --config {shlex.quote(str(folder / system))}{where}', "ask it"
+    planned = [e for e in answers["Advise"]["experiments"] if e["commands"]]
     if planned:
-        return str(planned[0][0])
+        return " && ".join(planned[0]["commands"]), f"the experiment that tells most ({planned[0]['text']})"
     said = "".join(f" {shlex.quote(str(d))}" for d in docs)
-    return f"mlxrag quickstart{said} --num-questions {2 * questions} --iters {2 * iters}{where}"
+    return "mlxrag model choose", (
+        f"since {answers['Question']['kept']} questions tell little: more documents give more, and so does a larger model, "
+        f"which writes them; take one of these with mlxrag quickstart{said} --model NAME{where}"
+    )
 
 
 def _kept(word: str, answers: Mapping[str, Answered]) -> str:

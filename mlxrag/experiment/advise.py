@@ -21,7 +21,7 @@ from mlxrag.experiment.evidence import Case, Evidence
 from mlxrag.experiment.plan import MAKES
 from mlxrag.experiment.rules import RULES
 from mlxrag.experiment.statistics import differences, mean_interval
-from mlxrag.workspace import Workspace
+from mlxrag.workspace import Workspace, resolve
 
 GIVEN = "with the right passage given"
 
@@ -277,6 +277,9 @@ def _typed(
     elif len(settings) == 1:
         settings.append(_changed(settings[0], experiment.change))
     else:
+        most = _most(data, workspace)
+        if most is not None and worth.questions > most:
+            return replace(worth, text=f"{worth.text}; the documents gave {most} good ones, so it takes more documents")
         index, data, split = settings[0].get("retrieval", {}).get("index", "documents"), f"{name}-more", "all"
         commands.append(
             f"mlxrag data make --name {data} --index {index} --num-questions {worth.questions} --make-seed 1 --shares none {where}"
@@ -287,6 +290,15 @@ def _typed(
     commands.append(f"mlxrag ab plan {configs} --data {data} --split {split} --name next-{number}{goal} {where}")
     commands.append(f"mlxrag ab run next-{number} {where}")
     return replace(worth, commands=tuple(commands), files=files)
+
+
+def _most(data: str, workspace: Workspace) -> int | None:
+    """Return how many good questions the documents of a dataset gave, or None where it was not made from documents."""
+    try:
+        found = resolve(workspace, "datasets", data).manifest.get("yield", {}).get("kept")
+    except NotFound:
+        return None
+    return None if found is None else int(found)
 
 
 def _changed(

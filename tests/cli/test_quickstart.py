@@ -109,7 +109,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "Measure again": {"figures": {}, "examples": 15, "report": "/n"},
     "Keep": {"name": "f", "version": "v1", "path": "/f", "kept": 0.99},
     "Advise": {"advices": [{"text": "try", "evidence": "e", "gain": {"words": "w"}, "source": "s"}], "page": "/advice",
-               "experiments": [{"commands": ["mlxrag ab plan next"]}]},
+               "experiments": [{"text": "more", "commands": []}, {"text": "try", "commands": ["mlxrag ab plan next", "run"]}]},
 }  # fmt: skip
 
 
@@ -117,8 +117,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     ("difference", "p", "word", "next_", "kept"),
     [
         (0.2, 0.001, "better", 'mlxrag ask "your question" --config', True),
-        (-0.2, 0.001, "worse", "mlxrag ab plan next", False),
-        (0.0, 0.9, "not distinguishable", "mlxrag ab plan next", False),
+        (-0.2, 0.001, "worse", "mlxrag ab plan next && run", False),
+        (0.0, 0.9, "not distinguishable", "mlxrag ab plan next && run", False),
     ],
 )
 def test_the_loop_ends_with_an_adapter_a_report_and_the_next_command(
@@ -142,7 +142,7 @@ def test_the_loop_ends_with_an_adapter_a_report_and_the_next_command(
     page = Path(value["report"]).read_text()
     assert module.SAID[word] in page and "&lt;i&gt;" in page and "B answers &lt;b&gt;" in page
     drawn = CliRunner().invoke(quickstart, args[:-1], catch_exceptions=False).stdout
-    assert "Next: mlxrag" in drawn and "Report: " in drawn
+    assert "\nNext, " in drawn and "Report: " in drawn
 
 
 def test_a_better_adapter_that_cannot_be_fused_is_kept_beside_the_model(
@@ -162,6 +162,14 @@ def test_a_better_adapter_that_cannot_be_fused_is_kept_beside_the_model(
     assert value["verdict"] == "better" and value["model"] is None and "tuned.toml" in value["next"]
     page = Path(value["report"]).read_text()
     assert "beside the model" in page and "it keeps 12 % &lt;i&gt;" in page and "The fused model" not in page
+
+
+def test_without_an_experiment_to_make_the_next_step_is_more_questions(tmp_path: Path) -> None:
+    """Where the documents give too few questions for any advice, the loop says what gives more."""
+    answers = ANSWERS | {"Advise": {"experiments": [{"text": "more", "commands": []}]}}
+    command, why = module._next("not distinguishable", answers, tmp_path, (Path("a b"),), " --workspace w")
+    assert command == "mlxrag model choose"
+    assert "40 questions tell little" in why and "mlxrag quickstart 'a b' --model NAME --workspace w" in why
 
 
 def test_a_gate_that_says_no_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from mlxrag.experiment.advice_page import advice_page, to_json
 from mlxrag.experiment.advise import advise, information, places, to_toml
 from mlxrag.experiment.evidence import Asked, Case, Contest, Evidence, Training, gather
 from mlxrag.experiment.rules import RULES
-from mlxrag.workspace import Workspace, open_workspace
+from mlxrag.workspace import Workspace, create, open_workspace
 from tests.experiment.test_run import carry_out, plan
 
 QUESTIONS = "datasets/birds@v1 test"
@@ -181,6 +181,18 @@ def test_experiments_come_by_information_with_commands_and_files(tmp_path: Path)
     trained = found[1]
     assert trained.commands[0].startswith("mlxrag adapter train --model reader --data birds@v1")
     assert 'adapter_path = "birds"' in trained.files["next-2-b.toml"]
+
+
+@pytest.mark.parametrize("kept", [30, 1_000_000])
+def test_more_questions_than_the_documents_gave_are_not_asked_for(kept: int, tmp_path: Path) -> None:
+    """An experiment that takes more of them says that it takes more documents, and has no commands."""
+    ws = Workspace(tmp_path)
+    with create(ws, "datasets", "birds") as draft:
+        draft.note(**{"yield": {"kept": kept}})
+    systems = [case(WELL, name, ref="runs/c@v1") for name in ("eight", "four")]
+    undecided = contest("not distinguishable", 0.03, row={"detectable": 0.09})
+    (found,) = advise(of(*systems, contests=(undecided,)), tmp_path / "out", ws).experiments
+    assert bool(found.commands) == (kept > 30) and ("takes more documents" in found.text) == (kept == 30)
 
 
 def test_a_system_that_is_worse_and_dearer_is_dominated() -> None:
