@@ -95,8 +95,7 @@ def plots(found: Mapping[str, Any]) -> dict[str, str]:
         figure, grid = plt.subplots(1, 2, figsize=(9, 3.6))
         for name, points in series.items():
             x, y = [int(n) for n in points], list(points.values())
-            axes = grid["MB" in name]
-            axes.plot(x, [value / y[0] for value in y], marker=".", label=name)
+            grid[int("MB" in name)].plot(x, [value / y[0] for value in y], marker=".", label=name)
         for axes, title in zip(grid, ("time", "memory and disk"), strict=True):
             axes.set(xscale="log", yscale="log", xlabel="size", ylabel="times the smallest", title=title)
             axes.legend(fontsize=7)
