@@ -31,7 +31,7 @@ def from_columns(row: Mapping[str, Any], place: str, source: str) -> Item:
     given = _first(names, ANSWERS)
     answers = _answers(given)
     if answers is None:
-        return BadRow(place, f"the answer is a {type(given).__name__}, not a text or a list of texts")
+        return BadRow(place, f"the answer is no text and no list of texts, but {_shown(given)}")
     said = _said_answerable(names)
     if said is False:
         answers = ()
@@ -42,7 +42,8 @@ def from_columns(row: Mapping[str, Any], place: str, source: str) -> Item:
     if isinstance(passages, str):
         return BadRow(place, passages)
     tags = _first(names, TAGS)
-    labels = tuple(t for t in (tags.split("|") if isinstance(tags, str) else map(str, tags or ())) if t)
+    listed = tags if isinstance(tags, (list, tuple)) else str(tags or "").split("|")
+    labels = tuple(t for t in map(str, listed) if t)
     return whole(example(question.strip(), answers, passages, place, answerable=bool(answers), tags=labels), place)
 
 
@@ -92,6 +93,8 @@ def passages_of(value: Any, title: str, source: str) -> tuple[Passage, ...] | st
     """Read passages of any usual shape, or say why not."""
     if value is None or value == "":
         return ()
+    if not isinstance(value, (str, Mapping, list, tuple)):
+        return f"the passages are no text and no list, but {_shown(value)}"
     found = []
     for item in (value,) if isinstance(value, (str, Mapping)) else value:
         if isinstance(item, str):
@@ -102,7 +105,7 @@ def passages_of(value: Any, title: str, source: str) -> tuple[Passage, ...] | st
                 loose(item["text"], own, str(item.get("source") or f"{source}/{own}"), str(item.get("place") or ""))
             )
         else:
-            return f"a passage is a {type(item).__name__}, not a text or an object with `text`"
+            return f"a passage is no text and no object with `text`, but {_shown(item)}"
     return tuple(p for p in found if p.text.strip())
 
 
@@ -111,6 +114,10 @@ def loose(text: str, title: str, source: str, place: str) -> Passage:
     document = document_id(source, text)
     source = source if title else f"{source}/{document[:8]}"
     return Passage(passage_id(document, 0, len(text)), document, source, title, place, 0, len(text), text)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 
 def cell_of(name: str, value: Any) -> Any:

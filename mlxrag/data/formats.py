@@ -94,35 +94,47 @@ def _read_squad(path: Path) -> Iterator[Item]:
             articles = json.load(file)["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: is not a SQuAD file: {error}") from error
-    for a, article in enumerate(articles):
+    for a, article in enumerate(articles if isinstance(articles, list) else ()):
+        paragraphs = _objects(article.get("paragraphs")) if isinstance(article, Mapping) else []
+        if not paragraphs:
+            yield BadRow(f"{path.name}#{a}", "an article without paragraphs")
+            continue
         title = str(article.get("title", a))
         source = f"{path.name.split('.')[0]}/{title}"
-        contexts = [str(p.get("context", "")) for p in article.get("paragraphs", ())]
+        contexts = [str(p.get("context", "")) for p in paragraphs]
         document, start = document_id(source, "\n\n".join(contexts)), 0
-        for number, (paragraph, context) in enumerate(zip(article.get("paragraphs", ()), contexts, strict=True)):
+        for number, (paragraph, context) in enumerate(zip(paragraphs, contexts, strict=True)):
             key = passage_id(document, start, start + len(context))
             text = Passage(
                 key, document, source, title, f"paragraph {number + 1}", start, start + len(context), context
             )
             start += len(context) + 2
-            for qa in paragraph.get("qas", ()):
+            for qa in _objects(paragraph.get("qas")):
                 yield _squad_row(qa, text, f"{path.name}#{qa.get('id', f'{a}.{number}')}")
 
 
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """What of a list is an object; nothing where there is no list."""
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
+
+
 def _squad_row(qa: Mapping[str, Any], passage: Passage, place: str) -> Item:
-    if not str(qa.get("question", "")).strip():
+    question = qa.get("question")
+    if not isinstance(question, str) or not question.strip():
         return BadRow(place, "no question")
     impossible = bool(qa.get("is_impossible", False))
-    spans = [] if impossible else list(qa.get("answers", ()))
+    spans = [] if impossible else _objects(qa.get("answers"))
     for span in spans:
-        at = span.get("answer_start", -1)
-        if at >= 0 and passage.text[at : at + len(span["text"])] != span["text"]:
-            return BadRow(place, f"the context does not read {span['text']!r} at {at}")
-    answers = tuple(dict.fromkeys(str(s["text"]) for s in spans))
+        text, at = span.get("text"), span.get("answer_start", -1)
+        if not isinstance(text, str) or not isinstance(at, int):
+            return BadRow(place, "an answer needs a `text`, and a number as its `answer_start`")
+        if at >= 0 and passage.text[at : at + len(text)] != text:
+            return BadRow(place, f"the context does not read {text!r} at {at}")
+    answers = tuple(dict.fromkeys(s["text"] for s in spans))
     if not answers and not impossible and "is_impossible" not in qa:
         return BadRow(place, "no answer")
     quotes = tuple(a for a in answers if a in passage.text)
-    return whole(example(str(qa["question"]).strip(), answers, (passage,), place, evidence=quotes), place)
+    return whole(example(question.strip(), answers, (passage,), place, evidence=quotes), place)
 
 
 def _read_clapnq(path: Path) -> Iterator[Item]:
@@ -131,16 +143,21 @@ def _read_clapnq(path: Path) -> Iterator[Item]:
         if isinstance(row, BadRow):
             yield row
             continue
-        outputs = [o for o in row.get("output", ()) if isinstance(o, Mapping)]
-        answers = tuple(dict.fromkeys(str(o["answer"]).strip() for o in outputs if str(o.get("answer", "")).strip()))
+        question, outputs = row.get("input"), _objects(row.get("output"))
+        answers = tuple(dict.fromkeys(str(o["answer"]).strip() for o in outputs if str(o.get("answer") or "").strip()))
         passages = passages_of(row.get("passages"), "", path.name.split(".")[0])
-        question = str(row.get("input", "")).strip()
-        if isinstance(passages, str) or not question:
-            yield BadRow(place, passages if isinstance(passages, str) else "no question in `input`")
+        if not isinstance(question, str) or not question.strip():
+            yield BadRow(place, "no question in `input`")
             continue
-        said = [s for o in outputs for s in o.get("selected_sentences", ())]
-        quotes = tuple(dict.fromkeys(s for s in said if any(s in p.text for p in passages)))
-        yield whole(example(question, answers, passages, place, evidence=quotes), place)
+        if not outputs:
+            yield BadRow(place, "no answer in `output`; a question that has none needs an empty `answer` there")
+            continue
+        if isinstance(passages, str):
+            yield BadRow(place, passages)
+            continue
+        said = [o["selected_sentences"] for o in outputs if isinstance(o.get("selected_sentences"), list)]
+        quotes = tuple(dict.fromkeys(s for some in said for s in map(str, some) if any(s in p.text for p in passages)))
+        yield whole(example(question.strip(), answers, passages, place, evidence=quotes), place)
 
 
 def _read_csv(path: Path) -> Iterator[Item]:
@@ -182,7 +199,7 @@ def _read_own(path: Path) -> Iterator[Item]:
                 example(read.question, read.answers, read.passages, read.source, answerable=read.answerable,
                         tags=read.tags, history=read.history, evidence=read.evidence, gates=read.gates), place
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             yield BadRow(place, f"not a row of ours: {type(error).__name__} {error}")
 
 
@@ -192,12 +209,8 @@ def _read_chat(path: Path) -> Iterator[Item]:
         if isinstance(row, BadRow):
             yield row
             continue
-        turns = row.get("messages") or row.get("conversations") or ()
-        said = [
-            (str(t.get("role") or t.get("from")), str(t.get("content") or t.get("value") or ""))
-            for t in turns
-            if isinstance(t, Mapping)
-        ]
+        turns = _objects(row.get("messages") or row.get("conversations"))
+        said = [(str(t.get("role") or t.get("from")), str(t.get("content") or t.get("value") or "")) for t in turns]
         said = [({"human": "user", "gpt": "assistant"}.get(r, r), text) for r, text in said if r != "system"]
         roles = [r for r, _ in said]
         if not said or roles != ["user", "assistant"] * (len(said) // 2):

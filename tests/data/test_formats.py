@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlxrag.data.example import BadRow, Example, from_row, to_row
 from mlxrag.data.export import EXPORTERS, write_examples
 from mlxrag.data.formats import IMPORTERS, guess_format, parse_prompt, read_examples
+from mlxrag.data.store import write_split
 from mlxrag.errors import BadInput
 from mlxrag.rag.answer import messages
 from mlxrag.rag.document import Hit
@@ -121,6 +124,35 @@ def test_chat_takes_passages_out_of_our_own_prompt(tmp_path: Path) -> None:
     )
     good, bad = read(path)
     assert good[0].history == (("Who?", "Ann"),) and good[0].question == "Where?" and len(bad) == 1
+
+
+KEYS = {
+    "squad": ("data", "title", "paragraphs", "context", "qas", "question", "answers", "text", "answer_start"),
+    "clapnq": ("input", "passages", "title", "text", "output", "answer", "selected_sentences"),
+    "jsonl": ("question", "answer", "context", "tags", "title", "answerable", "text"),
+    "chat": ("messages", "role", "content", "user", "assistant"),
+    "mlxrag": ("question", "answers", "passages", "answerable", "tags", "history", "evidence", "gates"),
+}
+
+
+@pytest.mark.parametrize("form", sorted(KEYS))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_rows_of_any_shape_are_examples_or_bad_rows(form: str, data: st.DataObject, tmp_path: Path) -> None:
+    """Whatever JSON stands where something else is expected."""
+    keys = st.sampled_from(KEYS[form])
+    value = st.recursive(
+        st.none() | st.booleans() | st.integers(-2, 5) | keys | st.just("It is A."),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=5),
+        max_leaves=8,
+    )
+    rows = data.draw(st.lists(st.dictionaries(keys, value, min_size=1), min_size=1, max_size=3))
+    path = write_lines(tmp_path / "any.jsonl", *rows) if form != "squad" else tmp_path / "any.json"
+    if form == "squad":
+        path.write_text(json.dumps({"data": rows}))
+    good, bad = read(path, form)
+    assert len(good) + len(bad) >= 1 or form == "squad"
+    assert all(write_split(tmp_path / "any.arrow", [e]) for e in good)
 
 
 @pytest.mark.parametrize("form", sorted(EXPORTERS))
