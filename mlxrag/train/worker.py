@@ -1,8 +1,9 @@
 """Training in a child process, so that running out of memory takes the child along and not the program.
 
-Metal aborts a process that asks for too much, and Linux kills it; neither can be caught inside.  The parent sees the
-child go, takes one notch less (smaller batches with more accumulation, then recomputing, then smaller chunks of logits,
-then shorter rows), and lets another child go on from the last state.
+Metal aborts a process that asks for too much, Linux kills it, and under a limit of `ulimit` MLX's CPU backend writes to
+the null pointer it got; none of it can be caught inside.  The parent sees the child go, takes one notch less (smaller
+batches with more accumulation, then recomputing, then smaller chunks of logits, then shorter rows), and lets another child
+go on from the last state.
 
 Run as `python -m mlxrag.train.worker JOB.json`, it does the job and writes each Step as a line of JSON.
 """
@@ -10,6 +11,7 @@ Run as `python -m mlxrag.train.worker JOB.json`, it does the job and writes each
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -27,7 +29,6 @@ from mlxrag.train.step import Step
 from mlxrag.workspace import lock, open_workspace, write_json
 
 CHILD = (sys.executable, "-m", "mlxrag.train.worker")
-OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGKILL)
 MEMORY_WORDS = ("malloc", "out of memory", "insufficient memory", "unable to allocate")
 
 
@@ -54,7 +55,7 @@ def supervise(job: Job, child: Sequence[str] = CHILD) -> Iterator[Step]:
             return
         if code == 130:
             raise KeyboardInterrupt
-        if code not in (*OUT_OF_MEMORY, 12):
+        if not _out_of_memory(code):
             raise MlxragError(
                 f"the training process ended with code {code}; what it wrote is in {folder / 'worker.log'}"
             )
@@ -92,6 +93,14 @@ def main(path: str, folder: str) -> int:
             raise
         return 12
     return 0
+
+
+def _out_of_memory(code: int) -> bool:
+    """Return whether an exit code says that a child wanted more memory than there was."""
+    if code == -signal.SIGSEGV:
+        limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        return any(limit != resource.RLIM_INFINITY for limit in limits)
+    return code in (12, -signal.SIGABRT, -signal.SIGKILL)
 
 
 def _child(command: Sequence[str]) -> Generator[Step, None, int]:

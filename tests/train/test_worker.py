@@ -76,11 +76,12 @@ def test_a_job_becomes_an_artefact_with_lineage_and_scores(tmp_path: Path, job: 
     assert lineage(ws, made) == []
 
 
-@pytest.mark.parametrize("kind", [signal.SIGABRT, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV])
 def test_out_of_memory_goes_on_from_the_last_state_a_notch_lower(
-    tmp_path: Path, job: Job, kind: signal.Signals
+    tmp_path: Path, job: Job, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half the batch, twice the accumulation, twice the batches: the rows seen are the same, and it says so."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1 << 40, -1))  # under a limit a crash is the lack of memory
     steps = list(supervise(job, child(tmp_path, fits=2, kind=kind)))
     notes = [s.note for s in steps if s.note]
     assert notes[0] == "ran out of memory; goes on from the last state with --batch-size 2 --grad-accumulation-steps 2"
