@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxrag.cli.options import knobs, shared
-from mlxrag.settings import Caching, ModelSettings, Sampling
+from mlxrag.settings import Caching, Memory, ModelSettings, Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlxrag.model.generate import Piece
     from mlxrag.model.load import Model
 
 KEPT_OUT = ("decode_concurrency", "cache_memory", "cache_disk", "cache_disk_bits")
+LEAST_STEP = 64
+"""Prompt tokens at once below which a step takes hardly less memory."""
 
 
 @click.command()
@@ -36,6 +42,7 @@ KEPT_OUT = ("decode_concurrency", "cache_memory", "cache_disk", "cache_disk_bits
 @click.option("-m", "max_tokens_short", type=int, hidden=True)
 @knobs(ModelSettings, Sampling)
 @knobs(Caching, leave=KEPT_OUT)
+@knobs(Memory, only=("memory_wait",))
 @shared
 def generate(
     prompt: str,
@@ -54,10 +61,13 @@ def generate(
 ) -> None:
     """Generate text, with the flags of mlx_lm.generate.
 
-    No documents are read.  The output is mlx_lm.generate's too, token for token; 100 tokens at most unless given.
+    No documents are read.  The output is mlx_lm.generate's too, token for token; 100 tokens at most unless given.  Where
+    memory is short the prompt is read in smaller steps, then it waits; it is refused if that does not help.
     """
     from mlxrag import settings as s
     from mlxrag.cli import show
+    from mlxrag.machine import parse_seconds
+    from mlxrag.model.admit import patiently
     from mlxrag.model.cache_layers import read_cache_file
     from mlxrag.model.generate import gather, stream
     from mlxrag.model.load import READER, load
@@ -70,32 +80,37 @@ def generate(
         flags["max_tokens"] = 100  # mlx_lm's default
     settings = s.read(config, flags)
     ws = open_workspace(workspace)
-    cache, facts = read_cache_file(prompt_cache_file) if prompt_cache_file is not None else (None, {})
+    facts = read_cache_file(prompt_cache_file)[1] if prompt_cache_file is not None else {}
     ref = settings.model.model or facts.get("model") or READER
     text = sys.stdin.read() if prompt == "-" else prompt.replace("\\n", "\n").replace("\\t", "\t")
-    with load(ref, ws, adapter=settings.model.adapter_path or None, settings=settings.model) as model:
+    wait = parse_seconds(settings.memory.memory_wait)
+    adapter = settings.model.adapter_path or None
+    with patiently(lambda: load(ref, ws, adapter=adapter, settings=settings.model), wait) as model:
         _more_stops(model, extra_eos_token)
         ids = _ids(
-            model, text, system_prompt, prefill_response, ignore_chat_template, chat_template_config, cache is not None
+            model,
+            text,
+            system_prompt,
+            prefill_response,
+            ignore_chat_template,
+            chat_template_config,
+            prompt_cache_file is not None,
         )
         drafter = None
         if settings.model.draft_model:
             drafter = DraftModel(_draft(model, settings.model, ws), settings.model.num_draft_tokens)
         if verbose and not as_json:
             click.echo("=" * 10)
-        pieces = []
-        for piece in stream(
-            model,
-            ids,
-            settings.sampling,
-            cache,
-            caching=settings.caching,
-            drafter=drafter,
-            skip_special_tokens=False,
-        ):
-            pieces.append(piece)
-            if not as_json:
-                click.echo(piece.text, nl=False)
+        sampling = settings.sampling
+        if sampling.seed is None:  # another attempt must give the same tokens
+            sampling = sampling.model_copy(update={"seed": secrets.randbits(32)})
+
+        def again(caching: Caching) -> Iterator[Piece]:
+            # A cache from a file is changed while it is used; another attempt begins with what the file says.
+            before = read_cache_file(prompt_cache_file)[0] if prompt_cache_file is not None else None
+            return stream(model, ids, sampling, before, caching=caching, drafter=drafter, skip_special_tokens=False)
+
+        pieces = _with_room(again, settings.caching, wait, (lambda _: None) if as_json else _print)
         done = gather(model, "", pieces)
         usage = _usage(pieces)
     value = {"text": done.text, "finish_reason": done.finish_reason, "model": model.name, "usage": usage}
@@ -113,6 +128,43 @@ def generate(
         click.echo(f"Peak memory: {usage['peak_memory']:.3f} GB")
 
     show.result(value, as_json, draw)
+
+
+def _print(text: str) -> None:
+    click.echo(text, nl=False)
+
+
+def _with_room(
+    make: Callable[[Caching], Iterator[Piece]], caching: Caching, wait: float, show: Callable[[str], None]
+) -> list[Piece]:
+    """Generate; where memory is short, take smaller steps of the prompt, then wait, and begin anew.
+
+    What was shown is not shown again: the same seed gives the same tokens.
+
+    Raises:
+        WontFit: there is no room with the smallest steps after `wait` seconds.
+    """
+    from mlxrag.errors import WontFit
+    from mlxrag.model.admit import patiently
+
+    shown = 0
+
+    def attempt() -> list[Piece]:
+        nonlocal shown
+        pieces = []
+        for piece in make(caching):
+            pieces.append(piece)
+            if len(pieces) > shown:
+                shown += 1
+                show(piece.text)
+        return pieces
+
+    while caching.prefill_step_size > LEAST_STEP:
+        try:
+            return attempt()
+        except WontFit:
+            caching = caching.model_copy(update={"prefill_step_size": max(LEAST_STEP, caching.prefill_step_size // 2)})
+    return patiently(attempt, wait)
 
 
 def _ids(

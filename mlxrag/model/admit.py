@@ -6,15 +6,21 @@ needs besides is predicted.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlxrag.errors import WontFit
 from mlxrag.memory import Hold, ledger
 from mlxrag.model.load import Model
 from mlxrag.model.predict import cache_bytes
 from mlxrag.model.sizes import read_shape, work_bytes
 from mlxrag.settings import Caching
 
+T = TypeVar("T")
 STEP = 256
 """Tokens by which mlx_lm's caches grow."""
 HELPS = "a shorter context (fewer --num-passages), --kv-bits 8 or a larger --memory-budget would help"
@@ -32,6 +38,29 @@ def admit(model: Model, tokens: int, caching: Caching) -> Hold:
         WontFit: it does not fit; says needed and free bytes, and who holds the rest.
     """
     return ledger().reserve("an answer under way", "cache", need(model, tokens, caching), helps=HELPS)
+
+
+def patiently(do: Callable[[], T], seconds: float) -> T:
+    """Do something; where there is no room for it, wait for that and do it again.
+
+    Args:
+        do: what reserves; it can be done again after a WontFit.
+        seconds: to wait in all, for others to give back or for the budget to grow.
+
+    Raises:
+        WontFit: there is no room after that, or there never will be.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return do()
+        except WontFit as error:
+            if not error.missing or not _waited(ledger().free() + error.missing, until - time.monotonic()):
+                raise
+
+
+def _waited(wanted: int, seconds: float) -> bool:
+    return seconds > 0 and ledger().wait_for(lambda: wanted, seconds)
 
 
 def need(model: Model, tokens: int, caching: Caching) -> int:

@@ -20,9 +20,11 @@ import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput
+from mlxrag.memory import Hold, ledger
 
 Floats = npt.NDArray[np.floating[Any]]
 STEP = 512  # tokens of one forward pass
+HELPS = "shorter texts or a larger --memory-budget would help"
 PRECISE = 1_000_000_000  # bytes of recorded logits up to which they are kept in float32; float16 beyond
 
 
@@ -71,6 +73,7 @@ def score_tokens(model: Any, ids: Sequence[int], step: int = STEP) -> Floats:
 
     Raises:
         BadInput: fewer than 2 tokens.
+        WontFit: there is no room for a pass.
     """
     if len(ids) < 2:
         raise BadInput("a likelihood needs at least 2 tokens")
@@ -82,9 +85,23 @@ def score_tokens(model: Any, ids: Sequence[int], step: int = STEP) -> Floats:
         out = network(mx.array([list(ids[start:end])]), cache=cache)[0].astype(mx.float32)
         after = mx.array(list(ids[start + 1 : end + 1]))
         scores = mx.take_along_axis(out, after[:, None], axis=-1)[:, 0] - mx.logsumexp(out, axis=-1)
-        mx.eval(scores)
+        with reserved(out, cache):
+            mx.eval(scores)
         found.append(np.array(scores))
+        del out, scores
     return np.concatenate(found)
+
+
+def reserved(out: mx.array, cache: Sequence[Any]) -> Hold:
+    """Reserve what a pass takes that is built but not computed: keys and values, and its logits `(n, v)` three times.
+
+    They are there as the head gives them, in float32, and with their exponentials.
+
+    Raises:
+        WontFit: there is no room for it.
+    """
+    size = 3 * out.nbytes + sum(int(layer.nbytes) for layer in cache)
+    return ledger().reserve("texts being scored", "scratch", size, helps=HELPS)
 
 
 def logprobs(model: Any, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Floats:
@@ -168,8 +185,11 @@ def passes(network: nn.Module, row: Sequence[int], step: int = STEP) -> Iterator
     cache = make_prompt_cache(network)
     for start in range(0, len(row), step):
         out = network(mx.array([list(row[start : start + step])]), cache=cache)[0].astype(mx.float32)
-        mx.eval(out)
-        yield np.array(out)
+        with reserved(out, cache):
+            mx.eval(out)
+            made = np.array(out)
+            del out
+        yield made
 
 
 def divergence(original: Recorded, model: Any) -> Divergence:

@@ -8,21 +8,28 @@ Source: Nogueira and Cho 2019 (arXiv:1901.04085).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput
+from mlxrag.memory import ledger
 from mlxrag.model.bert import FAMILY, Bert
 from mlxrag.model.checkpoint import Checkpoint, read_checkpoint
 from mlxrag.model.encode import MASKED, build_bert, bytes_to_load
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
 from mlxrag.model.on_demand import OnDemand
+from mlxrag.model.sizes import encoder_bytes
 from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
+
+HELPS = "a smaller cross-encoder or a larger --memory-budget would help"
+WAIT = 30.0
+"""Seconds to wait for room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +41,14 @@ class Reranker:
         tokenizer: makes pairs, without truncation and padding.
         network: loaded on demand.
         max_input: most tokens of a pair, special tokens counted.
+        config: its config.json.
     """
 
     name: str
     tokenizer: Tokenizer
     network: OnDemand[Bert]
     max_input: int
+    config: Mapping[str, Any]
 
 
 def load_reranker(ref: str, workspace: Workspace) -> Reranker:
@@ -65,7 +74,7 @@ def load_reranker(ref: str, workspace: Workspace) -> Reranker:
         lambda built: sum(value.nbytes for value in built.weights.values()),
     )
     network.get()  # a faulty checkpoint is refused now
-    return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config))
+    return Reranker(ref, read_tokenizer(path), network, longest_input(path, checkpoint.config), checkpoint.config)
 
 
 def _read(checkpoint: Checkpoint) -> Bert:
@@ -85,6 +94,9 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
 
     Returns:
         `(len(texts),)` float32, in the order of `texts`.
+
+    Raises:
+        WontFit: there is no room for a batch, also after `WAIT` seconds.
     """
     pairs = [pair_ids(reranker, question, text) for text in texts]
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]))
@@ -99,7 +111,12 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
             n = len(pairs[row][0])
             ids[i, :n], types[i, :n] = pairs[row]
             mask[i, :, :, :n] = 0.0
-        scores[rows] = np.array(score_ids(reranker.network.get(), mx.array(ids), mx.array(mask), mx.array(types)))
+        size = encoder_bytes(reranker.config, len(rows), width)
+        with (
+            reranker.network.using() as network,
+            ledger().reserve("pairs being read", "scratch", size, wait=WAIT, helps=HELPS),
+        ):
+            scores[rows] = np.array(score_ids(network, mx.array(ids), mx.array(mask), mx.array(types)))
         start += len(rows)
     return scores
 

@@ -17,15 +17,20 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput
+from mlxrag.memory import ledger
+from mlxrag.model.admit import HELPS, admit, patiently, row_bytes, step_bytes
 from mlxrag.model.batch_cache import as_batch, can_batch
 from mlxrag.model.cache_layers import can_cut, common, cut_back
 from mlxrag.model.likelihood import Floats, logprobs
 from mlxrag.model.load import Model
+from mlxrag.model.sizes import read_shape
 from mlxrag.settings import Caching
 
 TOGETHER = 4
 """Rows read at once: few, so that rows with a long known beginning are not read from an earlier row's shorter one."""
 STEP = 1024
+WAIT = 30.0
+"""Seconds to wait for room."""
 
 
 def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Floats]:
@@ -37,6 +42,7 @@ def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[in
 
     Raises:
         BadInput: a prompt or an answer is empty.
+        WontFit: there is no room for it, also after `WAIT` seconds.
 
     Cost: the first row in full, then of each other row what follows its first difference; memory is `TOGETHER` copies
     of the first row's keys and values.
@@ -45,6 +51,21 @@ def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[in
         raise BadInput("a likelihood needs a prompt and an answer")
     if not rows:
         return []
+    size = _need(model, rows)
+    with patiently(lambda: ledger().reserve("answers being scored", "cache", size, helps=HELPS), WAIT):
+        return _scored(model, rows)
+
+
+def _need(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
+    """Return what scoring takes: the first row's keys and values and their copies, a step, and logits of the answers."""
+    caching = Caching(prefill_step_size=STEP)
+    longest, answer = max(len(p) + len(a) for p, a in rows), max(len(a) for _, a in rows)
+    logits = 3 * TOGETHER * answer * read_shape(model.config).vocabulary * 4  # themselves, in float32, and their sums
+    step = step_bytes(model, longest, min(longest, STEP), caching, TOGETHER)
+    return row_bytes(model, longest, caching) * (1 + TOGETHER) + step + logits
+
+
+def _scored(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Floats]:
     probe = make_prompt_cache(model.network)
     if len(rows) == 1 or not can_batch(probe):
         return [logprobs(model, prompt, answer) for prompt, answer in rows]
@@ -76,15 +97,20 @@ def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[in
 
 
 def next_logprobs(model: Model, prompt: Sequence[int]) -> Floats:
-    """Return the log-probability of every token of the vocabulary after a prompt, `(v,)` float32."""
-    cache = make_prompt_cache(model.network)
-    known = len(prompt) - 1
-    for start in range(0, known, STEP):
-        # Only the keys and values are asked for, so nothing is computed over the vocabulary.
-        model.network(mx.array([list(prompt[start : min(start + STEP, known)])]), cache=cache)
-        mx.eval([layer.state for layer in cache])
-    out = model.network(mx.array([[prompt[-1]]]), cache=cache)[0, -1].astype(mx.float32)
-    return np.array(out - mx.logsumexp(out))
+    """Return the log-probability of every token of the vocabulary after a prompt, `(v,)` float32.
+
+    Raises:
+        WontFit: there is no room for it, also after `WAIT` seconds.
+    """
+    with patiently(lambda: admit(model, len(prompt), Caching(prefill_step_size=STEP)), WAIT):
+        cache = make_prompt_cache(model.network)
+        known = len(prompt) - 1
+        for start in range(0, known, STEP):
+            # Only the keys and values are asked for, so nothing is computed over the vocabulary.
+            model.network(mx.array([list(prompt[start : min(start + STEP, known)])]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+        out = model.network(mx.array([[prompt[-1]]]), cache=cache)[0, -1].astype(mx.float32)
+        return np.array(out - mx.logsumexp(out))
 
 
 def _read(model: Model, texts: Sequence[Sequence[int]], cache: list[Any], answer: int) -> list[Floats]:

@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from mlxrag import memory
+from mlxrag.memory import Ledger
+from mlxrag.model.admit import need
 from mlxrag.model.encode import load_encoder
+from mlxrag.model.load import load
 from mlxrag.rag.index import open_index
 from mlxrag.rag.ingest import ingest
-from mlxrag.settings import Settings
+from mlxrag.settings import Caching, Settings
 from mlxrag.workspace import open_workspace
 from tests.toy_encoder import write_encoder
 from tests.toy_model import write_model
@@ -201,6 +205,27 @@ def test_generate_prints_like_mlx_lm_and_answers_in_json(world: Path, command: C
     assert value["text"] in out and value["usage"]["generation_tokens"] <= 6
     code, out, _ = command("generate", "--prompt", "-", "--max-tokens", 6, "--verbose", "False", typed="hello")
     assert code == 0 and out == value["text"] + "\n"
+
+
+def test_generate_takes_smaller_steps_where_memory_is_short_and_then_refuses(world: Path, command: Command) -> None:
+    """The same tokens in smaller steps of the prompt; with too little for any, one sentence and exit code 1."""
+    words = ("generate", "--model", world / "plain", "--prompt", "hello " * 150, "--max-tokens", 4, "--json")
+    value = json.loads(command(*words)[1])
+    tokens = value["usage"]["prompt_tokens"] + 4
+    before = list(memory._current)
+    try:
+        memory.use(Ledger(1 << 40))
+        with load(world / "plain") as model:
+            plain, small = need(model, tokens, Caching()), need(model, tokens, Caching(prefill_step_size=64))
+            weights = model.nbytes
+        memory.use(Ledger(weights + (plain + small) // 2))
+        code, out, _ = command(*words)
+        assert code == 0 and json.loads(out)["text"] == value["text"]
+        memory.use(Ledger(weights + small // 2))
+        code, out, err = command(*words)
+        assert code == 1 and out == "" and "needs" in err and err.count("\n") == 1
+    finally:
+        memory._current[:] = before
 
 
 def harm_pointer(path: Path) -> None:

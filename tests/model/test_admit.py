@@ -11,14 +11,15 @@ import pytest
 from mlxrag import memory
 from mlxrag.errors import WontFit
 from mlxrag.memory import Ledger
-from mlxrag.model import encode as encoding
-from mlxrag.model.admit import groups_of, need, row_bytes
+from mlxrag.model.admit import groups_of, need, patiently, row_bytes
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.encode import encode, load_encoder
 from mlxrag.model.generate import Request, complete, stream
+from mlxrag.model.likelihood import score_tokens
 from mlxrag.model.limits import FREED, apply_limits, limits_for, shrink_cache
 from mlxrag.model.load import load
 from mlxrag.model.sizes import encoder_bytes
+from mlxrag.model.variants import next_logprobs, score_variants
 from mlxrag.settings import Caching, Sampling
 from mlxrag.workspace import open_workspace
 from tests.toy_encoder import write_encoder
@@ -146,7 +147,7 @@ def test_an_encoder_waits_outside_memory_while_the_budget_is_below_it(
         return next(sizes, ROOM)
 
     ledger.source = source
-    monkeypatch.setattr(encoding, "POLL", 0.0)
+    monkeypatch.setattr(memory, "POLL", 0.0)
     assert np.array_equal(encode(encoder, ["one", "two"]), whole)
     assert 0 in seen
     ledger.source = None
@@ -160,3 +161,42 @@ def test_freed_buffers_are_in_the_ledger_and_the_first_to_give_way(ledger: Ledge
     assert limits["cache"] == ROOM // 16 == ledger.held and ledger.holds()[0].who == FREED
     ledger.reserve("answer", "cache", ROOM - ROOM // 32)
     assert ledger.held == ROOM and ledger.holds()[-1].size == ROOM // 32
+
+
+def test_scoring_is_granted_before_it_is_computed(tmp_path: Path, ledger: Ledger) -> None:
+    """Variants, verdicts and likelihoods hold what they take, give it back, and are refused in words where it is too much."""
+    prompt, answer = list(range(3, 60)), [5, 6, 7]
+    with load(write_model(tmp_path)) as model:
+        ledger.peak = before = ledger.held
+        score_variants(model, [(prompt, answer), (prompt[:20] + prompt[30:], answer)])
+        assert ledger.held == before and ledger.peak - before > row_bytes(model, 60, Caching())
+        ledger.peak = before
+        next_logprobs(model, prompt)
+        assert ledger.held == before and ledger.peak - before > row_bytes(model, 57, Caching())
+        ledger.peak = before
+        score_tokens(model, prompt)
+        assert ledger.held == before and ledger.peak > before
+        ledger.set_size(0)
+        for work in (
+            lambda: score_variants(model, [(prompt, answer)] * 2),
+            lambda: next_logprobs(model, prompt),
+            lambda: score_tokens(model, prompt),
+        ):
+            with pytest.raises(WontFit, match=r"being scored|under way"):
+                work()
+
+
+def test_what_can_wait_is_done_when_there_is_room(ledger: Ledger) -> None:
+    """A budget that grows lets it go on; one that is fixed and held by nobody else is not waited for."""
+    looks = []
+
+    def source(held: int) -> int:
+        looks.append(held)
+        return 500 if len(looks) < 3 else 2000
+
+    ledger.set_size(500)
+    with pytest.raises(WontFit):
+        patiently(lambda: ledger.reserve("x", "scratch", 1000), 60.0)
+    ledger.source = source
+    with patiently(lambda: ledger.reserve("x", "scratch", 1000), 60.0) as hold:
+        assert hold.size == 1000 and len(looks) == 3
