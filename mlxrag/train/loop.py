@@ -81,8 +81,8 @@ def train(
         answering: the instruction in the prompts.
         measures: answers the validation questions with the network as it is, and scores them; for `best_by`.
         budget: bytes that base and training may take together; smaller settings are taken where it needs more.
-        compiled: compile the step; unless given, on a GPU only.  On a CPU it gains nothing (0.99 to 1.08 times) and
-            every new shape waits for a C++ compiler.
+        compiled: compile the step; unless given, on a GPU only.  On a CPU it gains little (0.99 to 1.11 times) and
+            the first run on a machine waits for a C++ compiler.
 
     Yields:
         a Step for every batch and every validation.

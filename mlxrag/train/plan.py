@@ -232,6 +232,7 @@ def notch(training: Training, longest: int | None = None) -> tuple[Training, int
         factor = 2 if training.batch_size % 2 == 0 else training.batch_size
         counts = ("iters", "steps_per_eval", "save_every", "grad_accumulation_steps", "steps_per_report")
         more = {name: getattr(training, name) * factor for name in counts}
+        more["val_batches"] = max(-1, training.val_batches * factor)  # or the validations could not be compared
         size = training.batch_size // factor
         less = training.model_copy(update={"batch_size": size, **more})
         return less, factor, f"--batch-size {size} --grad-accumulation-steps {less.grad_accumulation_steps}"

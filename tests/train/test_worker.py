@@ -128,7 +128,7 @@ def test_a_job_needs_its_model_and_its_data(tmp_path: Path, job: Job) -> None:
 
 
 def test_a_notch_keeps_the_rows_of_an_update() -> None:
-    """An odd batch goes to one row at once."""
-    less = notch(Training(batch_size=3, iters=10))
+    """An odd batch goes to one row at once; the rows of a validation stay as many."""
+    less = notch(Training(batch_size=3, iters=10, val_batches=5))
     assert less is not None and less[1] == 3
-    assert (less[0].batch_size, less[0].grad_accumulation_steps, less[0].iters) == (1, 3, 30)
+    assert (less[0].batch_size, less[0].grad_accumulation_steps, less[0].iters, less[0].val_batches) == (1, 3, 30, 15)
