@@ -227,6 +227,7 @@ class _Run:
                 places = [i for i, row in enumerate(self.active.rows) if row is not None]
                 self.keep_rows(places[:half])
                 self.trunk.clear()
+                mx.eval([c.state for c in self.active.cache])  # until then the rows that go are still there
                 self.hold.resize(self.need())
             if ledger().free() < 0:
                 raise
