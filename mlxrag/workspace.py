@@ -278,16 +278,19 @@ def verify(artefact: Artefact) -> None:
 
 def leftovers(workspace: Workspace) -> list[tuple[Path, int]]:
     """Return drafts whose process is gone, with their bytes: what a clean-up would free."""
-    found = []
-    for path in workspace.root.glob("*/*/.draft-*"):
-        pid = int(path.name.split("-")[1])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            found.append((path, sum(p.stat().st_size for p in path.rglob("*") if p.is_file())))
-        except PermissionError:
-            continue
-    return found
+    drafts = [p for p in workspace.root.glob("*/*/.draft-*") if not alive(int(p.name.split("-")[1]))]
+    return [(path, sum(p.stat().st_size for p in path.rglob("*") if p.is_file())) for path in drafts]
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process of this number is there, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextmanager

@@ -101,16 +101,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     finally:
-        _mirror()
+        _afterwards()
 
 
-def _mirror() -> None:
-    """Have what a command made mirrored to MLflow, by a process that nothing waits for."""
+def _afterwards() -> None:
+    """Have what a command made mirrored to MLflow, by a process that nothing waits for; clean up, at most once a day."""
     made = getattr(sys.modules.get("mlxrag.workspace"), "MADE", None)
     if made:
+        from mlxrag.tidy import tidy_daily
         from mlxrag.track import mirror_run
 
         mirror_run(*made[-1])
+        tidy_daily(made[-1][0])
 
 
 if __name__ == "__main__":
