@@ -319,10 +319,13 @@ def _learnt(trained: Answered) -> str:
     base, best = scores.get("base") or {}, scores.get("best") or {}
     if base.get("valid_loss") is None or best.get("valid_loss") is None:
         return f"learnt for {scores.get('iterations', 0)} batches"
-    return (
-        f"the loss on questions it did not learn from went from {base['valid_loss']:.3f} to {best['valid_loss']:.3f} "
-        f"(batch {best['iteration']} of {scores['iterations']}, which is kept)"
-    )
+    kept = f"(batch {best['iteration']} of {scores['iterations']}, which is kept)"
+    if best["valid_loss"] >= base["valid_loss"]:
+        return (
+            f"the loss on questions it did not learn from never fell below the {base['valid_loss']:.3f} of the model alone; "
+            f"the lowest was {best['valid_loss']:.3f} {kept}"
+        )
+    return f"the loss on questions it did not learn from went from {base['valid_loss']:.3f} to {best['valid_loss']:.3f} {kept}"
 
 
 def _fused(kept: Answered) -> str:

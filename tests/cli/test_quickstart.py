@@ -164,6 +164,12 @@ def test_a_better_adapter_that_cannot_be_fused_is_kept_beside_the_model(
     assert "beside the model" in page and "it keeps 12 % &lt;i&gt;" in page and "The fused model" not in page
 
 
+def test_an_adapter_that_learnt_nothing_of_use_is_not_called_an_advance() -> None:
+    """Where no validation was better than the model alone, the words say so."""
+    scores = {"iterations": 6, "base": {"valid_loss": 1.6}, "best": {"valid_loss": 1.7, "iteration": 2}}
+    assert "never fell below the 1.600" in module._learnt({"scores": scores})
+
+
 def test_without_an_experiment_to_make_the_next_step_is_more_questions(tmp_path: Path) -> None:
     """Where the documents give too few questions for any advice, the loop says what gives more."""
     answers = ANSWERS | {"Advise": {"experiments": [{"text": "more", "commands": []}]}}
