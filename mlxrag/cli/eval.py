@@ -104,7 +104,11 @@ def report(run: str, form: str | None, out: Path | None, redo: bool, as_json: bo
             return
         write_text(out, text)
     answer = _answer(artefact) | {"report": str(out or artefact.path / "report.html")}
-    show.result(found if as_json and out is None else answer, as_json, lambda: _draw_report(artefact, found))
+    show.result(
+        found if as_json and out is None else answer,
+        as_json,
+        lambda: _draw_report(found, artefact.ref, answer["report"]),
+    )
 
 
 @eval.command()
@@ -230,10 +234,10 @@ def _answer(artefact: Artefact) -> dict[str, Any]:
 def _draw(artefact: Artefact, made: Any) -> None:
     from mlxrag.evaluate.report import to_json
 
-    _draw_report(artefact, to_json(made))
+    _draw_report(to_json(made), artefact.ref, str(artefact.path / "report.html"))
 
 
-def _draw_report(artefact: Artefact, found: dict[str, Any]) -> None:
+def _draw_report(found: dict[str, Any], ref: str, place: str) -> None:
     cells = [
         (f["measure"], f["mean"], _bounds(f["low"], f["high"]), f["n"], f["missing"], f["documents"])
         for f in found["figures"]
@@ -242,13 +246,13 @@ def _draw_report(artefact: Artefact, found: dict[str, Any]) -> None:
     show.table(
         heads,
         cells,
-        title=f"{artefact.ref}: {found['examples']} questions, {len(found['failed'])} without an answer",
+        title=f"{ref}: {found['examples']} questions, {len(found['failed'])} without an answer",
         right=heads[1:],
     )
     click.echo("; ".join(f"{name}: {count}" for name, count in sorted(found["quadrants"].items())))
     for note in found["notes"]:
         show.say(f"note: {note}")
-    click.echo(str(artefact.path / "report.html"))
+    click.echo(place)
 
 
 def _bounds(low: float | None, high: float | None) -> str:
@@ -307,9 +311,12 @@ def _draw_votes(artefact: Artefact, found: dict[str, Any]) -> None:
     if found["choices"]:
         show.table(("choice", "votes"), found["choices"].items(), right=("votes",))
     for s in found["strengths"]:
-        click.echo(
-            f"{s['system']}: log-odds {_number(s['log_odds'])} {_bounds(s['low'], s['high'])}, wins {_number(s['win_rate'])} without ties"
-        )
+        told = f"log-odds {_number(s['log_odds'])} {_bounds(s['low'], s['high'])}, wins {_number(s['win_rate'])} without ties"
+        if s["log_odds"] is None:
+            told = "no strength: too few votes, or all went one way"
+        elif s["low"] == s["high"]:
+            told = "log-odds 0, what the other is held against"
+        click.echo(f"{s['system']}: {told}")
     for name, (count, mean) in found["scales"].items():
         click.echo(f"{name}: mean {mean:.2f} of 5, n {count}")
     for name, alpha in found["alpha"].items():
