@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--goal", type=click.Choice(["fastest", "balanced", "best"]), default="balanced", show_default=True,
               help="Lowest time; best quality in reasonable time; best quality that fits.")  # fmt: skip
-@click.option(
-    "--max-latency", type=click.FloatRange(min=0, min_open=True), help="Longest time for an answer, in seconds."
-)
+@click.option("--max-latency", metavar="TIME", help="Longest time for an answer, such as 2s.")
 @click.option(
     "--prompt-tokens", default=2000, show_default=True, type=click.IntRange(1), help="Tokens of a typical prompt."
 )
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @knobs(Memory, only=("memory_budget", "memory_reserve"))
 def choose(
-    goal: Any, max_latency: float | None, prompt_tokens: int, answer_tokens: int, ladder: Path | None, local: bool,
+    goal: Any, max_latency: str | None, prompt_tokens: int, answer_tokens: int, ladder: Path | None, local: bool,
     as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Choose a model for this machine, and say why not the others.
@@ -49,10 +47,11 @@ def choose(
     from mlxrag.model.row_cost import rows_are_dear
     from mlxrag.model.speed import backend, benched, chip, remembered
 
+    latest = machine.parse_seconds(max_latency) if max_latency else None
     budget = machine.budget(machine.this_machine(), settings.read(None, flags).memory)
     rungs = read_ladder(ladder)
     found = pick(
-        rungs, budget, remembered().best, goal=goal, max_latency=max_latency, local=cached(rungs), only_local=local,
+        rungs, budget, remembered().best, goal=goal, max_latency=latest, local=cached(rungs), only_local=local,
         prompt=prompt_tokens, answer=answer_tokens, metal=backend() == "Metal", known=benched(),
     )  # fmt: skip
     chosen = found.chosen

@@ -14,6 +14,7 @@ import mlxrag.model  # noqa: F401  # isort: skip
 from mlxrag.cli.main import cli
 from mlxrag.errors import BadInput, Mismatch
 from mlxrag.model.convert import convert
+from mlxrag.model.speed import Record, Speed
 from mlxrag.rag.renew import renew
 from mlxrag.rag.system import open_system
 from mlxrag.settings import ModelSettings, Settings
@@ -184,3 +185,18 @@ def test_a_running_system_takes_up_the_version_in_use(tmp_path: Path) -> None:
             renew(system, ws)
         assert system.model.version == "v2" and system.model.network is not None
         assert renew(system, ws, but="toy@v1") is None
+
+
+def test_choose_takes_times_and_budgets_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--max-latency 2s --memory-budget 12GB` on a machine that is given, as a table's facts; a wrong time is one sentence."""
+    chip = Speed("gpu", 200e9, 5.3e12, "float16")
+    monkeypatch.setattr("mlxrag.model.speed.remembered", lambda refresh=False: Record("Apple M1 Pro", "0", (chip,)))
+    monkeypatch.setattr("mlxrag.model.speed.backend", lambda: "Metal")
+    monkeypatch.setattr("mlxrag.model.speed.benched", dict)
+    words = ["model", "choose", "--goal", "best", "--max-latency", "10s", "--memory-budget", "12GB", "--json"]
+    found = json.loads(CliRunner().invoke(cli, words).stdout)
+    chosen = next(c for c in found["candidates"] if c["model"] == found["model"] and c["bits"] == found["bits"])
+    assert found["budget"] == 12 * 10**9 and chosen["latency"] <= 10 and chosen["bytes"] <= found["budget"]
+    assert any("over 10 s" in c["rejected"] for c in found["candidates"])
+    wrong = CliRunner().invoke(cli, ["model", "choose", "--max-latency", "soon"])
+    assert isinstance(wrong.exception, BadInput)
