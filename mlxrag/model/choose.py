@@ -193,7 +193,10 @@ def choose(
     fit = [one for one in weighed if not one.reason]
     if not fit:
         near = min(weighed, key=lambda one: one.memory.peak)
-        raise WontFit(f"no model of the ladder is admissible; the smallest, {near.rung.hub}, {near.reason}")
+        raise WontFit(
+            f"no model of the ladder is admissible; the smallest, {near.rung.hub}, {near.reason}; `--goal fastest` or a larger "
+            "--max-latency or --memory-budget admits more, and the bundled --model reader needs little of either"
+        )
     if goal == "fastest":
         best = min(fit, key=lambda one: (one.latency, -one.rung.quality))
         why = "the fastest that fits"
