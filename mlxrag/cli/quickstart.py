@@ -263,7 +263,7 @@ def _next(
     if planned:
         return " && ".join(planned[0]["commands"]), f"the experiment that tells most ({planned[0]['text']})"
     said = "".join(f" {shlex.quote(str(d))}" for d in docs)
-    return "mlxrag model choose", (
+    return "mlxrag model choose --goal best", (
         f"since {answers['Question']['kept']} questions tell little: more documents give more, and so does a larger model, "
         f"which writes them; take one of these with mlxrag quickstart{said} --model NAME{where}"
     )

@@ -174,7 +174,7 @@ def test_without_an_experiment_to_make_the_next_step_is_more_questions(tmp_path:
     """Where the documents give too few questions for any advice, the loop says what gives more."""
     answers = ANSWERS | {"Advise": {"experiments": [{"text": "more", "commands": []}]}}
     command, why = module._next("not distinguishable", answers, tmp_path, (Path("a b"),), " --workspace w")
-    assert command == "mlxrag model choose"
+    assert command == "mlxrag model choose --goal best"
     assert "40 questions tell little" in why and "mlxrag quickstart 'a b' --model NAME --workspace w" in why
 
 
