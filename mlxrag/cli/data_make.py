@@ -313,7 +313,8 @@ def synthetic(
     from mlxrag.errors import BadInput
     from mlxrag.workspace import open_workspace
 
-    made = room.write(room.read_schema(schema) if schema else room.gadgets(rows, seed, missing), seed)
+    facts = room.read_schema(schema) if schema else room.gadgets(rows, seed, missing)
+    made = room.write(facts, seed, folder.resolve().name)
     try:
         paths = room.write_documents(made, folder)
     except OSError as error:

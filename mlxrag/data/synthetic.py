@@ -92,21 +92,26 @@ def read_schema(path: Path) -> Schema:
     return Schema(given["title"], attributes, tuple({k: str(v) for k, v in row.items()} for row in given["rows"]))
 
 
-def write(schema: Schema, seed: int = 0) -> Made:
-    """Write the documents and questions of a schema; the sentences of a document stand in a drawn order."""
+def write(schema: Schema, seed: int = 0, folder: str = "synthetic") -> Made:
+    """Write the documents and questions of a schema; the sentences of a document stand in a drawn order.
+
+    Args:
+        schema: the facts.
+        seed: of the orders.
+        folder: name of the folder the documents will lie in: ingested from there, they are the same documents.
+    """
     documents, examples = [], []
     for row in schema.rows:
         rng = random.Random(f"{seed} {row['name']}")
         told = [a for a in schema.attributes if row.get(a.name)]
         rng.shuffle(told)
         title = schema.title.format(name=row["name"])
-        source = f"synthetic/{'-'.join(row['name'].lower().split())}.md"
+        source = f"{folder}/{'-'.join(row['name'].lower().split())}.md"
         sentences = [a.sentence.format(name=row["name"], value=row[a.name]) for a in told]
-        text = f"# {title}\n\n" + " ".join(sentences) + "\n"
-        documents.append((source, text))
-        document = document_id(source, text)
-        start = text.index("\n\n") + 2
+        documents.append((source, f"# {title}\n\n{' '.join(sentences)}\n"))
         body = " ".join(sentences)
+        # What is read from Markdown has no marks of headings.
+        document, start = document_id(source, f"{title}\n\n{body}"), len(title) + 2
         passage = Passage(
             passage_id(document, start, start + len(body)), document, source, title, "", start, start + len(body), body
         )

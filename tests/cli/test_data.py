@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from mlxrag.cli.main import cli
 from mlxrag.errors import BadInput, NotFound
+from mlxrag.rag.read import find_files, read_file
+from mlxrag.settings import Reading
 
 
 class Shell:
@@ -45,7 +47,15 @@ def test_facts_become_documents_and_questions(shell: Shell) -> None:
     shown = shell("show", "facts", "-n", "3", "--seed", "1")
     assert len(shown) == 3 and all(row["question"].endswith("?") for row in shown)
     text = shell.run("show", "facts", "-n", "1").stdout
-    assert "answer:" in text and "synthetic/" in text
+    assert "answer:" in text and "docs/" in text
+
+
+def test_documents_of_facts_are_those_that_are_read_from_the_folder(shell: Shell) -> None:
+    """Source and id are the same, so that an audit against an index sees what has changed and nothing else."""
+    files = find_files([shell.root / "docs"], Reading())
+    found = {d.source: d.id for d in (read_file(file, Reading()) for file in files)}
+    shown = shell("show", "facts", "-n", "100")
+    assert {p["source"]: p["document_id"] for row in shown for p in row["passages"]} == found
 
 
 def test_a_page_to_browse_holds_every_example(shell: Shell, tmp_path: Path) -> None:
