@@ -85,14 +85,14 @@ def run(
 
     ws = open_workspace(workspace)
     settings = s.read(config, flags)
-    made, source = _plan_of(configs, dataset, split, settings, s.given(config, flags), ws)
+    made, source, departed = _plan_of(configs, dataset, split, settings, s.given(config, flags), ws)
     done: list[Artefact] = []
     stopped: list[Progress] = []
 
     def questions() -> Iterator[None]:
         """One item for each question that all systems have answered."""
         last = 0
-        for step in carry_out(made, source, ws, name or f"{made.name}-run", finished=done.append):
+        for step in carry_out(made, source, ws, name or f"{made.name}-run", departed=departed, finished=done.append):
             yield from [None] * (step.done - last)
             last = step.done
             if step.stop:
@@ -161,8 +161,8 @@ def report(
 
 def _plan_of(
     configs: tuple[Path, ...], dataset: str | None, split: str, settings: Any, given: frozenset[str], ws: Any
-) -> tuple[Plan, Artefact | None]:
-    """Return the plan that is named, or one of the config files; what the flags change is on top of it."""
+) -> tuple[Plan, Artefact | None, tuple[str, ...]]:
+    """Return the plan that is named, or one of the config files, and what the flags change of it."""
     from dataclasses import replace
 
     from mlxrag.data.dataset import open_dataset
@@ -172,18 +172,18 @@ def _plan_of(
     if len(configs) == 1:
         made, source = open_plan(ws, str(configs[0]))
         changed = {k: v for k, v in settings.experimenting if k in given and v != getattr(made.settings, k)}
+        words = tuple(f"{k} is {v}, planned was {getattr(made.settings, k)}" for k, v in changed.items())
         if changed:
-            words = tuple(f"{k} is {v}, planned was {getattr(made.settings, k)}" for k, v in changed.items())
             most = changed.get("max_questions") or None
             made = replace(
-                made, settings=made.settings.model_copy(update=changed), warnings=(*made.warnings, *words),
+                made, settings=made.settings.model_copy(update=changed),
                 questions=made.questions[:most], primary=changed.get("primary") or made.primary,
             )  # fmt: skip
-        return made, source
+        return made, source, words
     if not dataset:
         raise click.UsageError("name the questions with --data")
     name = _name(configs)
-    return prepare(name, configs, open_dataset(ws, dataset), split, settings.experimenting, ws), None
+    return prepare(name, configs, open_dataset(ws, dataset), split, settings.experimenting, ws), None, ()
 
 
 def _name(configs: tuple[Path, ...]) -> str:

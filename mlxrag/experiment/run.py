@@ -66,6 +66,7 @@ def run(
     workspace: Workspace,
     name: str,
     *,
+    departed: Sequence[str] = (),
     finished: Callable[[Artefact], None] | None = None,
     opener: Opener = open_group,
 ) -> Iterator[Progress]:
@@ -76,6 +77,7 @@ def run(
         source: the artefact of the plan, or None where it was not kept.
         workspace: where the run is kept.
         name: of the run.
+        departed: how `plan` is not the one in `source`, a clause each.
         finished: called with the run.
         opener: opens systems that share a base.
 
@@ -95,7 +97,7 @@ def run(
             f"the comparison needs {cost['peak']} bytes and the budget is {cost['budget']}; a smaller decode_concurrency in the "
             "config files, fewer passages or a larger --memory-budget would help"
         )
-    departures = _departed(plan, workspace)
+    departures = [*departed, *_departed(plan, workspace)]
     cut = blocks(plan.questions, homes, plan.settings.block_questions)
     order = list(turns(len(groups), len(cut), plan.settings.ab_seed))
     stage = _Stage(groups, workspace, bool(cost["together"]), opener)

@@ -96,8 +96,7 @@ def test_a_flag_that_is_not_as_planned_is_a_departure(root: Path) -> None:
     """What was frozen can be changed, but not in silence."""
     answer(root, "plan", *systems(root), "--data", "birds", "--name", "p", *QUICK)
     ran = answer(root, "run", "p", "--max-questions", "6", "--alpha", "0.1")
-    report = json.loads((Path(ran["path"]) / "report.json").read_text())
-    words = " ".join(report["about"]["warnings"])
+    words = " ".join(ran["departures"])
     assert "alpha is 0.1, planned was 0.05" in words and "max_questions is 6, planned was 0" in words
     assert ran["comparisons"][0]["n"] == 6
 
