@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory on random small models: `python -m benchmarks.memory_grid [--count 40] [--seed 7]`.
+"""Predicted against measured peak memory on random small models: `python -m benchmarks.memory_grid [--count 32] [--seed 7]`.
 
 Draws configurations of six architectures, a third of them with quantized weights and a quarter with quantized keys and
 values, runs a prefill and one decoding step, and compares MLX's peak with what `mlxrag.model.predict` says; then encoders
@@ -100,8 +100,8 @@ def encoder(rng: random.Random) -> tuple[str, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--encoders", type=int, default=16)
+    parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--encoders", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     rng = random.Random(args.seed)

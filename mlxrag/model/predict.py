@@ -66,9 +66,11 @@ def footprint(
     """
     network = skeleton(config, quantization, dtype)
     work = work_bytes(config, tokens, batch=batch, step=step, size=dtype.size, metal=metal)
+    cache = cache_bytes(network, tokens, batch, kv_bits)
     if kv_bits is not None:  # those of the first step are there as they are until they are quantized
-        work += cache_bytes(network, min(step, tokens), batch)
-    return Footprint(network_bytes(network), cache_bytes(network, tokens, batch, kv_bits), work)
+        first = work_bytes(config, min(step + 1, tokens), batch=batch, step=step, size=dtype.size, metal=metal)
+        work = max(work, cache_bytes(network, min(step, tokens), batch) + first - cache)
+    return Footprint(network_bytes(network), cache, work)
 
 
 def skeleton(

@@ -14,8 +14,8 @@ import mlx.core as mx
 
 # Arrays that are alive at once at the peak of a prefill step, in units of their size: scores `(b, heads, n, context)`,
 # the MLP's hidden layer `(b, n, inner)`, the residual stream `(b, n, d)`, queries, and keys of one layer.
-SCORES, INNER, STREAM, QUERIES, KEYS = 1.08, 2.1, 11.6, 0.8, 1.2
-FUSED_INNER, GELU_INNER = 1.6, 0.5
+SCORES, INNER, STREAM, QUERIES, KEYS = 1.11, 2.25, 10.1, 2.65, 0.9
+FUSED_INNER, GELU_INNER = 1.85, 1.3
 # Of an encoder's step: scores, once more where they are masked, and the residual stream of one layer or of more.
 ENCODER_STREAM, ENCODER_STREAM_ONE = 10.6, 5.6
 # Head sizes for which Metal has fused attention, which never holds the scores. Source: mlx 0.32, scaled_dot_product_attention.cpp.
