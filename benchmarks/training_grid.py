@@ -1,7 +1,7 @@
 """Planned against measured peak memory of training: `python -m benchmarks.training_grid [--count 40] [--seed 5]`.
 
 Draws small networks of four architectures and training settings (adapters of both kinds and full training, quantized
-bases, recomputing or not, six optimizers, dropout, accumulation, questions that share passages, batches of 1 to 4 rows),
+bases, recomputing or not, five optimizers, dropout, accumulation, questions that share passages, batches of 1 to 4 rows),
 trains and compares MLX's peak with what `mlxrag.train.plan` says of the batches. Writes docs/training-grid.md and fails
 when an error is outside the promise.
 """
