@@ -138,7 +138,9 @@ def mirror_all(store: Store) -> Iterator[str]:
     Jobs come first: they hold the curves, and the runs that left no artefact.
     """
     for path in sorted((home(store.workspace) / "ended").glob("*.jsonl")):
-        if store.run_of("mlxrag.live", path.stem) is None:
+        run = store.run_of("mlxrag.live", path.stem)
+        # A mirroring that was stopped leaves a run without an end; points that are there are not doubled.
+        if run is None or store.client.get_run(run).info.status == "RUNNING":
             job = Job(path)
             follow(store, job)
             yield f"{job.about.get('kind')} {job.about.get('name')}"
