@@ -72,7 +72,9 @@ def mirror(as_json: bool, workspace: Path | None) -> None:
         done = list(show.progress(mirror_all(store), "mirroring", unit="runs"))
         total = len(store.mirrored())
     value: dict[str, Any] = {"mirrored": done, "runs": total, "database": str(ws.root / "mlflow.db")}
-    show.result(value, as_json, lambda: click.echo(f"{len(done)} mirrored, {total} in all: {value['database']}"))
+    show.result(
+        value, as_json, lambda: click.echo(f"{len(done)} mirrored, {total} artefacts have a run: {value['database']}")
+    )
 
 
 OUT = click.option(
