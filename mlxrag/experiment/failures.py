@@ -50,7 +50,7 @@ def reading_fails(case: Case) -> Iterator[Advice]:
         "reading fails", case.ref, case.name, f"the passage is there and is misread: try {what}, or a larger model",
         f"{len(failed)} of {len(asked)} answers are wrong with the gold passage in the prompt: {100 * found.estimate:.0f} % of all "
         f"questions, {bounds(found)}",
-        at_most(found.estimate), would_tell(case, found.estimate, {}, adapter=True),
+        at_most(found.estimate), None if tuned else would_tell(case, found.estimate, {}, adapter=True),
     )  # fmt: skip
 
 
