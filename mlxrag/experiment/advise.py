@@ -272,6 +272,9 @@ def _typed(
     commands = []
     if experiment.adapter:
         model = settings[0].get("model", {}).get("model") or "reader"
+        if split not in ("valid", "test"):  # what was measured on would be learnt
+            commands.append(f"mlxrag data split {data} --name {name}-split {where}")
+            data, split = f"{name}-split", "test"
         commands.append(f"mlxrag adapter train --model {shlex.quote(model)} --data {data} --name {name} {where}")
         settings.append(_changed(settings[0], {"model.adapter_path": name}))
     elif len(settings) == 1:

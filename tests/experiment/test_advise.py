@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,20 @@ def test_experiments_come_by_information_with_commands_and_files(tmp_path: Path)
     trained = found[1]
     assert trained.commands[0].startswith("mlxrag adapter train --model reader --data birds@v1")
     assert 'adapter_path = "birds"' in trained.files["next-2-b.toml"]
+
+
+def test_an_adapter_is_not_tried_on_what_it_learns_from(tmp_path: Path) -> None:
+    """Questions that were measured on without a split are split before one is trained."""
+    questions = [asked(i, right=i % 4 > 0) for i in range(40)]
+    one = replace(case(questions), questions="datasets/birds@v1 all")
+    (found,) = told(of(one), tmp_path).experiments
+    assert [c.split()[1:3] for c in found.commands] == [
+        ["data", "split"],
+        ["adapter", "train"],
+        ["ab", "plan"],
+        ["ab", "run"],
+    ]
+    assert all("birds-split" in command for command in found.commands[:3]) and "--split test" in found.commands[2]
 
 
 @pytest.mark.parametrize("kept", [30, 1_000_000])
