@@ -47,9 +47,10 @@ def measured(record: Mapping[str, Any]) -> str:
     where = record["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     loads = [load for one in found.values() for load in one["environment"]["load_average"][:1]]
+    took = sum(one["took_seconds"] for one in found.values()) / 60
     parts = [
         f"Recorded {where['when'][:10]} on {where['cpu']} ({where['cores']} cores, one thread used), {where['system'].split()[0]}; load average "
-        f"before the benchmarks {min(loads):.1f} to {max(loads):.1f}; {record['minutes']} minutes for all. {versions}.",
+        f"before the benchmarks {min(loads):.1f} to {max(loads):.1f}; {took:.0f} minutes for all. {versions}.",
         "\n".join(lines),
         *(f"![{what}](performance/{file})" for file, what in plots(found).items()),
     ]
