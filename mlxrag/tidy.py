@@ -14,9 +14,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
-from mlxrag.workspace import Workspace, alive
+from mlxrag.workspace import KINDS, MARKER, Workspace, alive
 
 DAY = 86_400.0
 WEEK = 7 * DAY
@@ -48,8 +49,14 @@ def tidy_daily(workspace: Workspace, downloads: Path | None = None) -> list[Path
 
 
 def _left(root: Path, now: float) -> Iterator[Path]:
-    """Find drafts and temporary files of processes that are gone."""
-    for folder, folders, files in os.walk(root):
+    """Find drafts and temporary files of processes that are gone.
+
+    In mlxrag's own folders only: a workspace may be a folder that holds a person's other things.
+    """
+    places: list[tuple[str, list[str], list[str]]] = [
+        (str(root), [], [path.name for path in root.glob(f".{MARKER}.*")])
+    ]
+    for folder, folders, files in chain(places, *(os.walk(root / name) for name in (*KINDS, "cache"))):
         for name in (*folders, *files):
             found = OF_A_PROCESS.fullmatch(name)
             path = Path(folder, name)

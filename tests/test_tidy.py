@@ -54,7 +54,10 @@ def test_what_is_left_goes_and_what_may_be_wanted_stays(workspace: Workspace, go
         file(root / f".new.{gone}", 60.0),
         file(root / "cache" / "vectors.sqlite", 90 * DAY),
         file(root / f"notes.{gone}", 90 * DAY),
+        file(root / f".mine.{gone}" / "a.txt", 90 * DAY),
+        file(root / "mine" / f".a.{gone}", 90 * DAY),
     ]
+    old(root / f".mine.{gone}", 90 * DAY)
     assert sorted(tidy_daily(workspace, tmp_path / "hub")) == sorted(left)
     assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
     assert names(workspace, "runs") == ["kept"]
@@ -76,7 +79,7 @@ def test_half_downloads_go_after_a_week_unless_somebody_is_at_them(workspace: Wo
 def test_it_looks_once_a_day(workspace: Workspace, gone: int, tmp_path: Path) -> None:
     """A second look within a day finds nothing; a day later it does."""
     assert tidy_daily(workspace, tmp_path / "hub") == []
-    left = file(workspace.root / f".x.{gone}")
+    left = file(workspace.root / "cache" / f".x.{gone}")
     assert tidy_daily(workspace, tmp_path / "hub") == []
     old(workspace.root / "cache" / STAMP, DAY + 1)
     assert tidy_daily(workspace, tmp_path / "hub") == [left]
