@@ -19,6 +19,13 @@ from .pack import Shape
 
 HERE = Path(__file__).parent
 VOCABULARY = 12288
+ADVICE: dict[str, object] = {
+    "num_passages": 4,
+    "num_sentences": 3,
+    "context": 1024,
+    "max_tokens": 64,
+    "follow_up": "rule",
+}
 SIZES = {
     "small": (
         Size(width=256, layers=6, heads=4, head=64, hidden=512, vocabulary=VOCABULARY),
@@ -28,10 +35,20 @@ SIZES = {
             shapes=(Shape(224, 224, 14), Shape(384, 256, 10), Shape(640, 288, 7), Shape(832, 288, 5)),
         ),
     ),
-    "large": (
-        Size(width=320, layers=8, heads=5, head=64, hidden=832, vocabulary=VOCABULARY),
+    "gpu": (
+        Size(width=256, layers=6, heads=4, head=64, hidden=512, vocabulary=VOCABULARY),
         train.Plan(
-            steps=40000, decay=12000, shapes=(Shape(256, 256, 96), Shape(512, 288, 64), Shape(896, 320, 40)), most=5
+            steps=40000,
+            decay=16000,
+            shapes=(Shape(384, 256, 96), Shape(832, 320, 48)),
+            minutes=9.0,
+            feeders=12,
+            every=2500,
+            matrix_rate=4e-3,
+            matrix_decay=0.05,
+            table_rate=8e-4,
+            real=0.25,
+            unanswerable=0.15,
         ),
     ),
 }
@@ -46,7 +63,12 @@ def minilm() -> Path | None:
 def main() -> None:
     """Read the flags, run, draw the progress."""
     parser = argparse.ArgumentParser(prog="python -m models.recipe", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="small fits a CPU, large a GPU")
+    parser.add_argument(
+        "--size",
+        choices=sorted(SIZES),
+        default="small",
+        help="small trains on a CPU in hours, gpu on a large GPU in minutes",
+    )
     parser.add_argument(
         "--data", type=Path, nargs="*", default=[], help="folders with squad/dev-v1.1.json.gz and reading/*.json"
     )
@@ -101,6 +123,7 @@ def main() -> None:
         torch.nn.init.normal_(reader.embed_tokens.weight, std=0.04)
     for record in train.run(reader.to(device), file, args.data, plan, args.out, device):
         print(json.dumps(record), file=sys.stderr, flush=True)
+    export.write(reader.cpu(), file, args.out / "reader", ADVICE)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import compose, reading, schema, sheet
+from . import compose, reading, schema, sheet, swap
 from .kinds import Kind
 
 REAL = ("squad/dev-v1.1.json.gz",)
 """Below the data folder; further ``*.json`` files in SQuAD layout in its ``reading/`` are used too."""
+
+RENAMED, REWORDED = 0.75, 0.25
+"""Shares of the sheets from real text with other names and numbers, and of the generated ones with other words."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Corpus:
     kinds: dict[str, Kind]
     articles: Sequence[list[reading.Paragraph]]
     held_articles: Sequence[list[reading.Paragraph]]
+    pools: swap.Pools
+    """Names and words of the articles to train on, to be put in place of others."""
 
 
 def load(data: Sequence[Path]) -> Corpus:
@@ -40,7 +45,12 @@ def load(data: Sequence[Path]) -> Corpus:
                 # one "article" of unrelated texts is cut up, so that neighbours are drawn from near each other
                 articles += [article[i : i + 40] for i in range(0, len(article), 40)]
     return Corpus(
-        [s for s in train if s.schemas], [s for s in held if s.schemas], kinds, [a for a in articles if a], kept
+        [s for s in train if s.schemas],
+        [s for s in held if s.schemas],
+        kinds,
+        [a for a in articles if a],
+        kept,
+        swap.pools(reading.texts(articles)),
     )
 
 
@@ -57,22 +67,28 @@ def sheets(
         unanswerable: share of questions that the passages do not answer.
     """
     weights = [0.06, 0.14, 0.3, 0.33, 0.17][:most]
+
+    def read(passages: int, questions: int) -> sheet.Sheet:
+        made = reading.compose(corpus.articles, r, passages, questions, unanswerable)
+        return swap.renamed(made, corpus.pools, r) if r.random() < RENAMED else made
+
+    def written(passages: int, questions: int) -> sheet.Sheet:
+        made = compose.compose(corpus.sections, corpus.kinds, r, passages, questions, unanswerable)
+        return swap.reworded(made, corpus.pools, r) if corpus.pools.words and r.random() < REWORDED else made
+
     while True:
         passages = r.choices(range(1, len(weights) + 1), weights)[0]
         x = r.random() if corpus.articles else 1.0
         if x < real * 0.7:
-            made = reading.compose(corpus.articles, r, passages, 14, unanswerable)
+            made = read(passages, 14)
         elif x < real * 1.3 and passages > 1:
             few = r.randint(1, passages - 1)
-            made = sheet.join(
-                reading.compose(corpus.articles, r, few, 7, unanswerable),
-                compose.compose(corpus.sections, corpus.kinds, r, passages - few, 9, unanswerable),
-            )
+            made = sheet.join(read(few, 7), written(passages - few, 9))
             talks = list(made.talks)
             r.shuffle(talks)
             made = sheet.Sheet(made.pieces, talks)
         else:
-            made = compose.compose(corpus.sections, corpus.kinds, r, passages, 14, unanswerable)
+            made = written(passages, 14)
         if made.talks:
             yield sheet.shuffle(made, r)
 

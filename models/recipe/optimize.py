@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for the rest, and the schedule of their rates."""
+"""Muon, the optimizer of the matrices."""
 
 from collections.abc import Iterable
 
@@ -40,6 +40,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every weight that has a gradient."""
+        alike: dict[tuple[int, int], list[tuple[Tensor, float, Tensor]]] = {}
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -48,22 +49,14 @@ class Muon(torch.optim.Optimizer):
                 if "mean" not in state:
                     state["mean"] = torch.zeros_like(p)
                 mean = state["mean"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(mean, group["momentum"])
-                parts = update.view(group["parts"], -1, update.shape[-1])
-                update = orthogonalize(parts).to(p.dtype).reshape(p.shape) * (0.2 * max(parts.shape[-2:]) ** 0.5)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-
-
-def schedule(step: int, warm: int, decay_from: float, decay_to: float, progress: float) -> float:
-    """Warm up, hold, decay to nothing: the factor of the rates.
-
-    Args:
-        step: number of the update, from 0.
-        warm: updates until the full rate.
-        decay_from: progress at which the decay begins.
-        decay_to: the factor at the end.
-        progress: of the run, 0 to 1.
-    """
-    if progress > decay_from:
-        return decay_to + (1 - decay_to) * max(0.0, (1 - progress) / (1 - decay_from))
-    return min(1.0, (step + 1) / warm)
+                update = p.grad.lerp(mean, group["momentum"]).view(group["parts"], -1, p.shape[-1])
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                alike.setdefault((update.shape[1], update.shape[2]), []).append((p, group["lr"], update))
+        for (
+            shape,
+            found,
+        ) in alike.items():  # matrices of one shape at once: a GPU would wait for the launches of single ones
+            parts = orthogonalize(torch.cat([update for _, _, update in found]))
+            pieces = parts.split([update.shape[0] for _, _, update in found])
+            for (p, rate, _), piece in zip(found, pieces, strict=True):
+                p.add_(piece.to(p.dtype).reshape(p.shape), alpha=-rate * 0.2 * max(shape) ** 0.5)

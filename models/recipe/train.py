@@ -18,8 +18,8 @@ from . import corpus as corpora
 from . import optimize, pack, unseen
 from .network import Reader, Size
 
-SAVE = 100
-"""Updates between checkpoints."""
+SAVE = 120
+"""Seconds between checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ class Plan:
     decay: int
     """The last so many updates lower the rate to nothing."""
     shapes: tuple[pack.Shape, ...]
+    minutes: float = 0.0
+    """If not 0: the run ends after so many, the rate lowered over the same share of them as `decay` is of `steps`."""
+    feeders: int = 1
+    """Processes that make batches."""
+    every: int = 250
+    """Updates between scores."""
     matrix_rate: float = 3e-3
+    matrix_decay: float = 0.01
     table_rate: float = 6e-4
     warm: int = 100
     real: float = 0.2
@@ -57,15 +64,13 @@ def _feed(queue: "Queue[pack.Batch]", plan: Plan, data: Sequence[Path], tokenize
         queue.put(made)
 
 
-def _next(queue: "Queue[pack.Batch]", feeder: BaseProcess) -> pack.Batch:
+def _next(queue: "Queue[pack.Batch]", feeders: Sequence[BaseProcess]) -> pack.Batch:
     while True:
         try:
             return queue.get(timeout=5)
         except Empty:
-            if not feeder.is_alive():
-                raise RuntimeError(
-                    "the process that makes the training data has died; its error stands above"
-                ) from None
+            if not all(f.is_alive() for f in feeders):
+                raise RuntimeError("a process that makes the training data has died; its error stands above") from None
 
 
 def tensors(made: pack.Batch, device: str) -> dict[str, torch.Tensor]:
@@ -81,12 +86,13 @@ def groups(reader: Reader, plan: Plan) -> tuple[optimize.Muon, torch.optim.AdamW
             matrices.append({"params": [p], "parts": 3 if "qkv" in name else 2 if "gate_up" in name else 1})
         else:
             rest.append(p)
-    return optimize.Muon(matrices, lr=plan.matrix_rate), torch.optim.AdamW(
+    return optimize.Muon(matrices, lr=plan.matrix_rate, weight_decay=plan.matrix_decay), torch.optim.AdamW(
         rest, lr=plan.table_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")
 def score(reader: Reader, made: Sequence[pack.Batch], refusal: int, where: int, device: str) -> dict[str, float]:
     """Exact match of whole conversations, which greedy decoding would write, and how often it refuses.
 
@@ -141,9 +147,8 @@ def run(
     out: Path,
     device: str = "cpu",
     resume: bool = True,
-    every: int = 250,
 ) -> Iterator[Mapping[str, float]]:
-    """Train; yields a record every 25 updates and a record with scores every `every`.
+    """Train; yields a record every 25 updates, with scores every `plan.every` and at the end.
 
     Args:
         reader: the network, changed in place.
@@ -153,7 +158,6 @@ def run(
         out: folder of the checkpoint ``last.pt``; a run that finds one goes on from it.
         device: of the network.
         resume: whether to use the checkpoint.
-        every: updates between scores.
     """
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     corpus = corpora.load(data)
@@ -188,49 +192,61 @@ def run(
     refusal = tokenizer.encode(" Not in the documents.").ids[0]
     context = multiprocessing.get_context("spawn")
     queue: Queue[pack.Batch] = context.Queue(maxsize=24)
-    feeder = context.Process(
-        target=_feed, args=(queue, plan, list(data), str(tokenizer_path), plan.seed * 1_000_003 + step), daemon=True
-    )
-    feeder.start()
-    network = torch.compile(reader, dynamic=False) if plan.compiled else reader
-    began, first, kept, marks = time.time(), seen, [], step
+    seed = plan.seed * 1_000_003 + step
+    feeders = [
+        context.Process(target=_feed, args=(queue, plan, list(data), str(tokenizer_path), seed + i * 7919), daemon=True)
+        for i in range(plan.feeders)
+    ]
+    for feeder in feeders:
+        feeder.start()
+    if plan.compiled:
+        for layer in reader.layers:  # all share one compiled graph a shape
+            layer.compile(dynamic=False)
+    first, kept, start, saved_at = seen, [], step, time.time()
+    began, progress = time.time(), 0.0
     try:
-        while step < plan.steps:
-            made = _next(queue, feeder)
-            factor = min(1.0, (step - marks + 1) / plan.warm, max((plan.steps - step) / max(plan.decay, 1), 0.0))
+        while progress < 1.0:
+            made = _next(queue, feeders)
+            factor = max(
+                min(1.0, (step - start + 1) / plan.warm, (1 - progress) * plan.steps / max(plan.decay, 1)), 0.0
+            )
             for optimizer, rate in zip(optimizers, (plan.matrix_rate, plan.table_rate), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
             with torch.autocast(device, dtype=torch.bfloat16):
-                loss, answer, points = network(**tensors(made, device), where=where)
+                loss, answer, points = reader(**tensors(made, device), where=where)
             (loss + plan.pointing * points).backward()
             torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             step, seen = step + 1, seen + made.passages.size + made.talks.size
-            kept.append((answer.item(), points.item()))
-            if step % 25 == 0 or step == plan.steps:
-                means = [sum(k[i] for k in kept) / len(kept) for i in (0, 1)]
+            kept.append(torch.stack([answer.detach(), points.detach()]))
+            spent = (time.time() - began) / 60
+            progress = max(step / plan.steps, spent / plan.minutes if plan.minutes else 0.0)
+            if step % 25 == 0 or progress >= 1.0:
+                means = torch.stack(kept).mean(0).tolist()
                 record = {
                     "step": step,
                     "tokens": seen,
                     "answer_loss": round(means[0], 4),
                     "pointing_loss": round(means[1], 4),
-                    "rate": factor,
+                    "rate": round(factor, 4),
                     "tokens_per_second": round((seen - first) / (time.time() - began)),
                 }
                 kept = []
-                if step % every == 0 or step == plan.steps:
+                if step % plan.every == 0 or progress >= 1.0:
                     for name, exam in exams.items():
                         record |= {
                             f"{name}_{k}": round(v, 3) for k, v in score(reader, exam, refusal, where, device).items()
                         }
-                if step % SAVE == 0 or step == plan.steps:
+                if time.time() - saved_at > SAVE or progress >= 1.0:
                     _save(reader, optimizers, step, seen, out)
+                    saved_at = time.time()
                 yield record
     finally:
-        feeder.terminate()
+        for feeder in feeders:
+            feeder.terminate()
 
 
 def _save(reader: Reader, optimizers: Sequence[torch.optim.Optimizer], step: int, seen: int, out: Path) -> None:

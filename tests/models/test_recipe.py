@@ -11,7 +11,7 @@ pytest.importorskip("tokenizers")
 from mlxrag.rag.answer import REFUSAL as PRODUCT_REFUSAL
 from mlxrag.rag.answer import ask_text
 from mlxrag.rag.document import Hit, Passage
-from models.recipe import compose, pack, schema, sheet, unseen
+from models.recipe import compose, pack, schema, sheet, swap, unseen
 from models.recipe.sheet import Piece, Sheet, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +88,41 @@ def test_nothing_of_the_evaluation_is_trained_on() -> None:
         if left is not None:
             assert first not in [unseen.squeeze(t.question) for talk in left.talks for t in talk]
             assert len(left.talks) < len(made.talks)
+
+
+def test_other_names_keep_the_answers() -> None:
+    """Names and numbers are replaced by the same others in passages, questions and answers; months and small words stay."""
+    pools = swap.pools(["In May Kelrat met Tomsa. Tomsa owns 120 boats; boats are blue.", "Veliz sold 3 boats."])
+    assert pools.names == ("Kelrat", "Tomsa", "Veliz")
+    text = "In May Kelrat met Tomsa, who owns 120 boats."
+    made = swap.renamed(
+        Sheet(
+            [Piece("Kelrat", "", text)],
+            [
+                [Turn("Who met Tomsa?", "Kelrat", 0, 7)],
+                [Turn("How many boats?", "120 boats", 0, 34)],
+                [Turn("Is it?", "elrat", 0, 8)],
+            ],
+        ),
+        pools,
+        random.Random(2),
+    )
+    new = made.pieces[0].text
+    who, boats = (talk[0] for talk in made.talks)
+    assert new.startswith(f"In May {made.pieces[0].title} met ")
+    assert "Tomsa" not in new + who.question
+    assert who.answer == made.pieces[0].title
+    assert new[boats.start :] == f"{boats.answer}."
+    assert "120" not in new
+
+
+def test_other_words_only_where_question_and_passage_share_them() -> None:
+    """A shared word becomes another in both; one that only the question has is left, since its meaning counts."""
+    pools = swap.Pools((), ("anchor", "willow"))
+    one = Sheet([Piece("T", "", "The kettle weighs 3 kg.")], [[Turn("Which weight has the kettle?", "3 kg", 0, 18)]])
+    made = [swap.reworded(one, pools, random.Random(seed)) for seed in range(30)]
+    assert {m.pieces[0].text for m in made} == {f"The {w} weighs 3 kg." for w in ("kettle", "anchor", "willow")}
+    for m in made:
+        turn = m.talks[0][0]
+        assert turn.question == f"Which weight has the {m.pieces[0].text.split()[1]}?"
+        assert m.pieces[0].text[turn.start :] == "3 kg."
