@@ -5,8 +5,10 @@ state, the work of the step ahead.  `reserve` grants or raises `WontFit`; nothin
 Processes on one machine share a budget through a file that each of them updates under a lock.  This file knows no
 model: it counts bytes that others predict.
 
-Long work calls `look` at its safe points (between steps, tokens, batches).  There, and only there, a budget that has
-shrunk takes effect: what is idle is given up at once, and if that is not enough the work itself has to let go.
+A budget can fall while a step is computed, which nobody can interrupt, so there are two numbers: the target is what there
+is now, and the budget in force (`Ledger.size`) comes down to it as fast as bytes are given back.  Nothing is granted
+beyond the target.  Long work calls `look` at its safe points (between steps, tokens, batches), and none is passed above
+the target: what is idle is given up at once, and if that is not enough the work itself has to let go.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Self
 from mlxrag.errors import WontFit
 from mlxrag.machine import GB, budget, this_machine
 
-EVERY = 0.5  # seconds between looks at the machine
+EVERY = 0.05  # seconds between looks at the machine
 POLL = 0.1  # seconds after which a waiting request looks whether another process gave something back
 
 
@@ -71,13 +73,14 @@ class Ledger:
         source: says what the budget is now, given the bytes that all processes hold; None keeps it as it is.
 
     Attributes:
+        target: the budget as it was when the source was last asked, in bytes.
         relief: what frees bytes when a request does not fit, by name, cheapest first; given how many are missing, each
             returns how many it freed.
         peak: the most bytes that this process has held.
     """
 
     def __init__(self, size: int, shared: Path | None = None, source: Callable[[int], int] | None = None) -> None:
-        self._size, self._shared = size, shared
+        self.target, self._shared = size, shared
         self.source = source
         self._holds: list[Hold] = []
         self._turn = threading.Condition(threading.RLock())
@@ -87,8 +90,9 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """The budget in bytes."""
-        return self._size
+        """The budget in force, in bytes: the target, or what all processes hold while that is still more."""
+        with self._turn, self._others() as others:
+            return max(self.target, self.held + others)
 
     @property
     def held(self) -> int:
@@ -104,21 +108,25 @@ class Ledger:
     def free(self) -> int:
         """Return the bytes that could be granted now; below 0 after the budget has shrunk under what is held."""
         with self._turn, self._others() as others:
-            return self._size - self.held - others
+            return self.target - self.held - others
 
     def set_size(self, size: int) -> None:
-        """Change the budget; if less than what is held remains, relief is asked for the difference."""
+        """Fix the budget; if less than what is held remains, relief is asked for the difference."""
         with self._turn:
-            self._size = max(size, 0)
-            self._relieve(-self.free())
-            self._turn.notify_all()
+            self.source, self.target = None, max(size, 0)
+            self.refresh()
 
-    def refresh(self) -> None:
-        """Take up the budget that there is now."""
-        if self.source is not None:
-            with self._turn, self._others() as others:
-                held = self.held + others
-            self.set_size(self.source(held))
+    def refresh(self) -> int:
+        """Take up the budget that there is now, and return the bytes that are free after relief; see `free`."""
+        with self._turn:
+            with self._others() as others:
+                self._ask(others)
+                free = self.target - self.held - others
+            if free < 0:
+                self._relieve(-free)
+                free = self.free()
+            self._turn.notify_all()
+            return free
 
     def look(self, every: float = EVERY) -> None:
         """Take up the budget that there is now, at a safe point of long work; at most once in `every` seconds.
@@ -130,10 +138,9 @@ class Ledger:
         if now < self._next_look:
             return
         self._next_look = now + every
-        self.refresh()
-        over = -self.free()
-        if over > 0 and self.held:
-            raise WontFit(f"the budget has shrunk to {_mb(self._size)}{self._holders()}", over)
+        free = self.refresh()
+        if free < 0 and self.held:
+            raise WontFit(f"the budget has shrunk to {_mb(self.target)}{self._holders()}", -free)
 
     def wait_for(self, needed: Callable[[], int], seconds: float) -> bool:
         """Wait until so many bytes are free; at once where nothing can change that: a fixed budget nobody else holds of.
@@ -189,7 +196,6 @@ class Ledger:
                     if left <= 0:
                         raise self._refusal(who, size, helps)
                     self._turn.wait(min(left, POLL))
-                    self.refresh()
             except BaseException:
                 self._holds.remove(hold)
                 raise
@@ -217,37 +223,46 @@ class Ledger:
         return not missing or (self._relieve(missing) and not self._take(hold, size))
 
     def _take(self, hold: Hold, size: int) -> int:
-        """Give a hold its size if that fits, and return 0; else return how much is missing.
+        """Give a hold its size if that fits the budget of this moment, and return 0; else return how much is missing.
 
         Looking and taking are one step under the lock of the shared file, so that two processes cannot take the same.
         """
         with self._others() as others:
-            missing = size - hold.size - (self._size - self.held - others)
-            if size > hold.size and missing > 0:
-                return missing
+            if size > hold.size:
+                self._ask(others)
+                missing = size - hold.size - (self.target - self.held - others)
+                if missing > 0:
+                    return missing
             hold.size = size
             self.peak = max(self.peak, self.held)
             return 0
+
+    def _ask(self, others: int) -> None:
+        """Take up what the source says; where more is held, the next safe point of every thread looks again."""
+        if self.source is not None:
+            self.target = max(self.source(self.held + others), 0)
+        if self.held + others > self.target:
+            self._next_look = 0.0
 
     def _relieve(self, missing: int) -> bool:
         """Ask the rungs in `relief` in order until `missing` bytes are free; a rung returns the bytes it gave back."""
         if missing <= 0:
             return True
-        target = self.free() + missing
+        wanted = self.free() + missing
         for _, rung in list(self.relief):
-            if self.free() >= target:
+            if self.free() >= wanted:
                 break
-            rung(target - self.free())
-        return self.free() >= target
+            rung(wanted - self.free())
+        return self.free() >= wanted
 
     def _refusal(self, who: str, size: int, helps: str) -> WontFit:
         free = max(self.free(), 0)
-        said = f"{who} needs {_mb(size)} and {_mb(free)} of the budget of {_mb(self._size)} are free{self._holders()}"
+        said = f"{who} needs {_mb(size)} and {_mb(free)} of the budget of {_mb(self.target)} are free{self._holders()}"
         return WontFit(said + (f"; {helps}" if helps else "; a larger --memory-budget would help"), size - free)
 
     def _holders(self) -> str:
         holders = ", ".join(f"{h.who} {_mb(h.size)}" for h in self.holds()[:4] if h.size)
-        others = self._size - self.held - self.free()
+        others = self.target - self.held - self.free()
         parts = [f"held by {holders}"] if holders else []
         return "".join(f"; {p}" for p in [*parts, *([f"{_mb(others)} by other mlxrag processes"] if others else [])])
 
@@ -294,7 +309,7 @@ def held_by_processes() -> dict[int, list[tuple[str, str, int]]]:
 
 
 def figures() -> dict[str, int]:
-    """Return what a run's record says of memory: the budget, and the most that this process held, in bytes."""
+    """Return what a run's record says of memory: the budget in force, and the most that this process held, in bytes."""
     return {"budget": ledger().size, "peak_held": ledger().peak}
 
 

@@ -23,6 +23,7 @@ from mlxrag.settings import Caching
 T = TypeVar("T")
 STEP = 256
 """Tokens by which mlx_lm's caches grow."""
+TOGETHER_CPU = 256
 HELPS = "a shorter context (fewer --num-passages), --kv-bits 8 or a larger --memory-budget would help"
 
 
@@ -97,8 +98,17 @@ def step_bytes(model: Model, tokens: int, fed: int, caching: Caching, rows: int 
         rows: rows processed together.
     """
     size = 4 if mx.default_device() == mx.Device(mx.cpu) else 2
-    step = max(1, min(caching.prefill_step_size, fed))
+    step = max(1, min(rows_step(caching, rows), fed))
     return work_bytes(model.config, tokens, batch=rows, step=step, size=size)
+
+
+def rows_step(caching: Caching, rows: int) -> int:
+    """Return how many tokens of each row a step processes: `prefill_step_size` in all rows together.
+
+    On a CPU at most `TOGETHER_CPU` of several rows: more are no faster there, and nothing else happens until they are done.
+    """
+    several = rows > 1 and mx.default_device() == mx.Device(mx.cpu)
+    return max(1, (min(caching.prefill_step_size, TOGETHER_CPU) if several else caching.prefill_step_size) // rows)
 
 
 def groups_of(model: Model) -> int:

@@ -25,8 +25,15 @@ from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
 
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.memory import ledger
-from mlxrag.model.admit import HELPS, row_bytes, step_bytes
-from mlxrag.model.batch_cache import as_batch, can_batch, can_pad, shortened, take_places
+from mlxrag.model.admit import HELPS, row_bytes, rows_step, step_bytes
+from mlxrag.model.batch_cache import (
+    as_batch,
+    can_batch,
+    can_pad,
+    columns,
+    make_room,
+    shortened,
+)
 from mlxrag.model.batch_row import Active, Row, begin
 from mlxrag.model.cache import KVStore
 from mlxrag.model.cache_key import store_key
@@ -127,6 +134,8 @@ class _Run:
         try:
             yield from self.run(list(groups))
         finally:
+            self.active = Active()
+            self.trunk.clear()
             self.hold.release()
 
     def run(self, waiting: list[Group]) -> Iterator[Completion]:
@@ -140,8 +149,9 @@ class _Run:
                 taken, rest = group.requests[:free], group.requests[free:]
                 if rest:
                     waiting.insert(0, Group(group.adapter, group.shared, rest))
-                if taken:
-                    self.join(group, taken)
+                if taken and not self.joined(group, taken):
+                    waiting.insert(0, Group(group.adapter, group.shared, taken))
+                    continue
             began, count = time.perf_counter(), len(self.running)
             done = list(self.step())
             if self.pace is not None:
@@ -157,7 +167,12 @@ class _Run:
     @property
     def running(self) -> list[Row]:
         """The rows that have not finished."""
-        return [row for row in self.active.rows if row is not None]
+        return self.active.running
+
+    @property
+    def left(self) -> int:
+        """The most tokens that a row has still to go."""
+        return max((row.limit - len(row.tokens) + row.fresh for row in self.running), default=0)
 
     def worth(self, group: Group) -> int:
         """Return how many places must be free for rows of a group to join others: all its own, or a share of all."""
@@ -179,9 +194,11 @@ class _Run:
         lengths = [len(r.request.prompt) + r.limit for r in self.running]
         lengths += [min(len(r.prompt) + r.max_tokens, self.model.context) for r in joining]
         if not lengths:
-            return 0
+            return self.trunk.nbytes
         self.use([None])  # a length that is new is counted by sending one row through the network
-        longest = max(lengths)
+        filled = max([columns(self.active.cache), *(len(r.prompt) for r in joining)])
+        # A row that joins late is longer than it is: what is before it is padding.
+        longest = max(*lengths, filled + max([self.left, *(r.max_tokens for r in joining)]))
         steps = [step_bytes(self.model, longest, 1, self.caching, len(lengths))]
         shared = group.shared if group is not None else 0
         if joining:
@@ -221,17 +238,31 @@ class _Run:
         try:
             ledger().look()
         except WontFit:
+            self.trunk.clear()
+            self.shrink()
             while ledger().free() < 0 and len(self.running) > 1:
                 half = len(self.running) // 2
                 gone += [row.request for row in self.running[half:]]
-                places = [i for i, row in enumerate(self.active.rows) if row is not None]
-                self.keep_rows(places[:half])
-                self.trunk.clear()
-                mx.eval([c.state for c in self.active.cache])  # until then the rows that go are still there
-                self.hold.resize(self.need())
+                self.active.keep(self.active.places[:half])
+                self.shrink()
             if ledger().free() < 0:
                 raise
         return plan(gone, self.model.adapter)
+
+    def shrink(self) -> None:
+        """Give back what the rows under way do not take."""
+        self.hold.resize(min(self.hold.size, self.need()))
+
+    def joined(self, group: Group, requests: Sequence[Request]) -> bool:
+        """Let some requests of a group join; False where the budget fell meanwhile, and what they had is given back."""
+        try:
+            self.join(group, requests)
+        except WontFit:
+            self.trunk.clear()
+        else:
+            return True
+        self.shrink()  # here, since what was caught holds on to their keys and values
+        return False
 
     def join(self, group: Group, requests: Sequence[Request]) -> None:
         """Process the prompts of some requests of a group, and let their rows generate."""
@@ -268,29 +299,8 @@ class _Run:
             cache: what their prompts left, all but the last token.
             last: that token of each.
         """
-        logprobs = mx.zeros(last.shape)
         recent = mx.broadcast_to(last[:, None], (len(rows), RECENT)) if self.sampling.repetition_penalty != 1 else None
-        active = self.active
-        free = [i for i, row in enumerate(active.rows) if row is None][: len(rows)]
-        if len(free) == len(rows) and take_places(active.cache, free, cache):
-            assert active.tokens is not None and active.logprobs is not None
-            at = mx.array(free)
-            for i, row in zip(free, rows, strict=True):
-                active.rows[i] = row
-            active.tokens[at] = last
-            active.logprobs[at] = logprobs
-            if active.recent is not None and recent is not None:
-                active.recent[at] = recent
-        else:
-            self.keep_rows([i for i, row in enumerate(active.rows) if row is not None])
-            active = self.active
-            if active.rows:
-                for mine, theirs in zip(active.cache, cache, strict=True):
-                    mine.extend(theirs)
-                last, logprobs = _joined(active.tokens, last), _joined(active.logprobs, logprobs)
-                recent = None if recent is None else _joined(active.recent, recent)
-                cache = active.cache
-            self.active = Active([*active.rows, *rows], cache, last, logprobs, recent)
+        self.active.add(rows, cache, last, recent)
         total = sum(len(r.request.prompt) for r in self.running)
         self.bytes_per_token = sum(c.nbytes for c in self.active.cache) / max(total, 1)
 
@@ -304,15 +314,18 @@ class _Run:
         if max(padding):
             for layer in cache:
                 layer.prepare(lengths=[len(rest) for rest in rests], right_padding=padding)
-        for at in range(0, longest, self.caching.prefill_step_size):
+        step = rows_step(self.caching, len(rests))
+        for at in range(0, longest, step):
             if at:
                 mx.eval([c.state for c in cache])
                 mx.clear_cache()
-            self.model.network(ids[:, at : at + self.caching.prefill_step_size], cache=cache)
+                ledger().look()
+            self.model.network(ids[:, at : at + step], cache=cache)
+        mx.eval([c.state for c in cache])
         if max(padding):
             for layer in cache:
                 layer.finalize()
-        mx.eval([c.state for c in cache])
+                mx.eval(layer.state)  # each by itself: else all are in memory twice
 
     def forward(self, ids: mx.array, recent: mx.array | None) -> tuple[mx.array, mx.array]:
         """Run one token of each row and pick the next."""
@@ -344,6 +357,7 @@ class _Run:
             if active.recent is not None:
                 active.recent = mx.concatenate([active.recent[:, 1:], active.tokens[:, None]], axis=1)
             self.use([row.request.adapter or self.model.adapter if row else None for row in active.rows])
+            make_room(active.cache, self.left)
             following = self.forward(active.tokens, active.recent)
         values: Any = active.tokens.tolist()
         scores: Any = active.logprobs.tolist()
@@ -362,31 +376,11 @@ class _Run:
 
     def close_ranks(self, more: bool) -> None:
         """Move the rows together where half of the places or more are empty and nobody waits for one."""
-        kept = [i for i, row in enumerate(self.active.rows) if row is not None]
+        kept = self.active.places
         if not kept or (not more and 2 * len(kept) <= len(self.active.rows)):
-            self.keep_rows(kept)
-            self.hold.resize(min(self.hold.size, self.need()))
-
-    def keep_rows(self, index: Sequence[int]) -> None:
-        """Let go of all rows but these."""
-        active = self.active
-        if not index:
-            self.active = Active()
-            return
-        if len(index) == len(active.rows):
-            return
-        assert active.tokens is not None and active.logprobs is not None
-        at = mx.array(list(index))
-        for layer in active.cache:
-            layer.filter(at)
-        recent = None if active.recent is None else active.recent[at]
-        rows = [active.rows[i] for i in index]
-        self.active = Active(rows, active.cache, active.tokens[at], active.logprobs[at], recent)
+            self.active.keep(kept)
+            self.shrink()
 
     def use(self, adapters: Sequence[str | None]) -> None:
         if self.adapters is not None:
             self.adapters.select(adapters)
-
-
-def _joined(first: mx.array | None, second: mx.array) -> mx.array:
-    return second if first is None else mx.concatenate([first, second])

@@ -158,6 +158,38 @@ def take_places(cache: Sequence[Any], places: Sequence[int], rows: Sequence[Any]
     return True
 
 
+def columns(cache: Sequence[Any]) -> int:
+    """Return how many columns plain layers have filled, padding of shorter rows included; 0 for other layers."""
+    return int(cache[0]._idx) if cache and type(cache[0]) is BatchKVCache else 0
+
+
+def keep_places(cache: Sequence[Any], places: Sequence[int]) -> None:
+    """Keep some rows only; the others, and columns that only they needed, are gone from memory afterwards."""
+    at = mx.array(list(places))
+    for layer in cache:
+        if type(layer) is BatchKVCache and layer.keys is not None:
+            # Cut before it is copied: mlx_lm cuts afterwards, which leaves the whole in memory under a shorter name.
+            spare = int(layer.left_padding[at].min().item())
+            layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
+            layer.left_padding, layer._idx = layer.left_padding - spare, layer._idx - spare
+        layer.filter(at)
+        mx.eval(layer.state)
+
+
+def extend(cache: Sequence[Any], rows: list[Any]) -> None:
+    """Put new rows beside those of `cache`, layer by layer; `rows` is emptied, so that they are not in memory twice."""
+    for layer in cache:
+        layer.extend(rows.pop(0))
+        mx.eval(layer.state)
+
+
+def make_room(cache: Sequence[Any], count: int) -> None:
+    """Where the next step makes plain layers grow, let it be by the `count` columns that are needed yet, or a usual step."""
+    if columns(cache) and cache[0]._idx == cache[0].keys.shape[2]:
+        for layer in cache:
+            layer.step = min(BatchKVCache.step, count)
+
+
 def _merge(layers: Sequence[KVCache], room: int) -> BatchKVCache:
     """Return plain caches as one, as mlx_lm's own does, with room at the end."""
     lengths = [layer.offset for layer in layers]

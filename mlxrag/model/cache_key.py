@@ -18,6 +18,8 @@ from mlxrag.model.load import Model
 from mlxrag.settings import Caching
 
 WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
+PART = 1 << 18
+"""Words that are summed at once, so that a large array takes no more memory than a small one."""
 
 
 def store_key(model: Model, caching: Caching, adapter: str | None = None) -> str:
@@ -68,10 +70,13 @@ def digest_of(weights: Mapping[str, mx.array]) -> str:
     """
     digest = hashlib.sha256()
     for name, array in sorted(weights.items()):
-        flat = array.reshape(-1)
-        bits = mx.view(flat, WORDS[array.dtype.size]).astype(mx.uint32)
-        odd = mx.arange(bits.size, dtype=mx.uint32) * 2 + 1
-        digest.update(f"{name} {array.shape} {array.dtype} {(bits * odd).sum().item()}\n".encode())
+        words = mx.view(array.reshape(-1), WORDS[array.dtype.size])
+        total = mx.array(0, mx.uint32)
+        for at in range(0, words.size, PART):
+            part = words[at : at + PART].astype(mx.uint32)
+            total = total + (part * (mx.arange(at, at + part.size, dtype=mx.uint32) * 2 + 1)).sum()
+            mx.eval(total)
+        digest.update(f"{name} {array.shape} {array.dtype} {total.item()}\n".encode())
     return digest.hexdigest()[:32]
 
 

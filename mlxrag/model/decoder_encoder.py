@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlxrag.errors import BadInput
 from mlxrag.model.checkpoint import Checkpoint, check_parameters
 from mlxrag.model.config import normalize_config
+from mlxrag.model.tensors import read_in
 
 
 def build_decoder(
@@ -58,7 +59,7 @@ def build_decoder(
     trunk.load_weights(list(mine.items()))
     if bits:
         nn.quantize(trunk, group_size=64, bits=bits, class_predicate=divisible)
-    mx.eval(trunk.parameters())
+    read_in(value for _, value in tree_flatten(trunk.parameters()))
     trunk.eval()
     return lambda ids, mask: trunk(ids)
 

@@ -40,6 +40,7 @@ from mlxrag.model.encoder_files import (
 from mlxrag.model.on_demand import HELPS, OnDemand
 from mlxrag.model.pace import pace
 from mlxrag.model.sizes import encoder_bytes
+from mlxrag.model.tensors import read_in
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
 from mlxrag.workspace import Workspace
@@ -164,7 +165,7 @@ def build(checkpoint: Checkpoint, bits: int = 0) -> Hidden:
     network = build_bert(checkpoint)
     if bits:
         network = quantized(network, bits)
-    mx.eval(list(network.weights.values()))
+    read_in(network.weights.values())
     return network
 
 

@@ -210,7 +210,7 @@ def stream(
             if last:
                 break
     except WontFit:
-        key = ""  # what was made so far goes
+        key, cache, work.cache = "", None, []  # what was made so far goes
         raise
     finally:
         tokens.close()

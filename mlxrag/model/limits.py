@@ -42,7 +42,7 @@ def apply_limits(ledger: Ledger) -> dict[str, int]:
     a request does not fit.
     """
     working_set = this_machine().working_set if mx.metal.is_available() else None
-    limits = limits_for(ledger.size, ledger.held, working_set)
+    limits = limits_for(ledger.target, ledger.held, working_set)
     hold = _kept(ledger)
     if hold is None:
         hold = ledger.reserve(FREED, "scratch", 0)

@@ -22,6 +22,7 @@ from mlxrag.errors import BadInput
 from mlxrag.model.checkpoint import check_parameters, read_checkpoint
 from mlxrag.model.config import normalize_config
 from mlxrag.model.repair import repair
+from mlxrag.model.tensors import read_in
 
 # Model types that are another type's network. Source: MODEL_REMAPPING of mlx_lm 0.32.2, utils.py.
 SAME_NETWORK = {
@@ -86,7 +87,7 @@ def load_network(
     if target is not None:
         network.set_dtype(target)
         notes = (*notes, f"dtype: weights converted to {str(target).rpartition('.')[2]}")
-    mx.eval(network.parameters())
+    read_in(array for _, array in tree_flatten(network.parameters()))
     return network, found.config, notes
 
 

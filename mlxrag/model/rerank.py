@@ -24,6 +24,7 @@ from mlxrag.model.encode import MASKED, build_bert, bytes_to_load
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
 from mlxrag.model.on_demand import OnDemand
 from mlxrag.model.sizes import encoder_bytes
+from mlxrag.model.tensors import read_in
 from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
 
@@ -79,7 +80,7 @@ def load_reranker(ref: str, workspace: Workspace) -> Reranker:
 
 def _read(checkpoint: Checkpoint) -> Bert:
     network = build_bert(checkpoint, labels=1)
-    mx.eval(list(network.weights.values()))
+    read_in(network.weights.values())
     return network
 
 

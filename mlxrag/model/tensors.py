@@ -1,4 +1,4 @@
-"""Arrays to safetensors files, one tensor in memory at a time.
+"""Arrays from and to safetensors files, one tensor in memory at a time.
 
 `mx.save_safetensors` evaluates all arrays of a file before it writes the first byte.  Here the header is
 written from names, types and shapes, which lazy arrays know, and then each array is evaluated, written and
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlxrag.errors import BadInput
+from mlxrag.memory import ledger
 
 # Types as safetensors names them, and a type of the same width that numpy can hold.
 NAMES: dict[mx.Dtype, str] = {
@@ -24,6 +25,17 @@ NAMES: dict[mx.Dtype, str] = {
     mx.bfloat16: "BF16", mx.uint32: "U32", mx.int32: "I32", mx.float32: "F32", mx.uint64: "U64", mx.int64: "I64",
 }  # fmt: skip
 LARGEST_FILE = 4_000_000_000  # bytes of one file; more go into a second, with an index
+
+
+def read_in(arrays: Iterable[mx.array]) -> None:
+    """Compute arrays in turn, so that what one is converted from is gone before the next; a safe point between them.
+
+    Raises:
+        WontFit: the budget has fallen below what is held meanwhile.
+    """
+    for array in arrays:
+        ledger().look()
+        mx.eval(array)
 
 
 def write_weights(folder: Path, weights: dict[str, mx.array], *, largest: int = LARGEST_FILE) -> Iterator[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxrag.memory import ledger
 from mlxrag.model.cache import LEAST, KVStore
 from mlxrag.model.cache_layers import can_cut, common, cut_back
 from mlxrag.model.load import Model
@@ -30,6 +31,11 @@ class Trunk:
         self.model, self.caching, self.store, self.keys = model, caching, store, keys
         self.clear()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return sum(layer.nbytes for layer in self.cache)
+
     def clear(self) -> None:
         """Let go of the caches."""
         self.cache: list[Any] = []
@@ -42,6 +48,9 @@ class Trunk:
         Args:
             adapter: the one in use.
             shared: its tokens.
+
+        Raises:
+            WontFit: the budget has fallen below what is held; the caches are to be cleared then.
         """
         same = common(self.tokens, shared) if self.owner == adapter else 0
         if not self.cache or same < len(self.tokens):
@@ -57,6 +66,7 @@ class Trunk:
         began = time.perf_counter()
         ids = mx.array(shared[same:], mx.int32)
         for at in range(0, ids.size, self.caching.prefill_step_size):
+            ledger().look()
             self.model.network(ids[None, at : at + self.caching.prefill_step_size], cache=self.cache)
             mx.eval([c.state for c in self.cache])
         self.owner, self.tokens = adapter, shared

@@ -118,8 +118,9 @@ def _read(model: Model, texts: Sequence[Sequence[int]], cache: list[Any], answer
     length = len(texts[0])
     ids = mx.array([list(t) for t in texts])
     head = max(0, length - answer - 1)
-    for start in range(0, head, STEP):
-        model.network(ids[:, start : min(start + STEP, head)], cache=cache)
+    step = STEP // len(texts)
+    for start in range(0, head, step):
+        model.network(ids[:, start : min(start + step, head)], cache=cache)
         mx.eval([layer.state for layer in cache])
     out = model.network(ids[:, head : length - 1], cache=cache)[:, -answer:].astype(mx.float32)
     after = ids[:, length - answer :]

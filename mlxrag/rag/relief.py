@@ -131,10 +131,10 @@ def settle(system: System) -> None:
     """A safe point between answers: take up the budget and what the machine feels, and have the model in memory.
 
     Raises:
-        WontFit: there is no room for the model now.
+        WontFit: there is no room for the model now, or less than what is held.
     """
     relief, book = system.relief, ledger()
-    book.refresh()
+    book.look(every=0)
     now = time.monotonic()
     if now >= relief.next_look:
         relief.next_look = now + EVERY
@@ -192,7 +192,7 @@ def refused(system: System, error: WontFit) -> WontFit:
             break
     short = _next_need(system) - book.free()
     if short > 0:
-        plans.append(f"--memory-budget {_mb(book.size + short)}")
+        plans.append(f"--memory-budget {_mb(book.target + short)}")
     plans.append("closing what else holds memory (mlxrag memory shows it)")
     return WontFit(f"{error}; what would fit: {', or '.join(plans)}", error.missing)
 

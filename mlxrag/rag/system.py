@@ -172,7 +172,7 @@ def open_system(
             reranker = load_reranker(settings.retrieval.reranker, workspace)
         if settings.memory.memory_budget:
             ledger().set_size(parse_size(settings.memory.memory_budget))
-        ref = settings.model.model or default_model(lambda: ledger().size, READER)
+        ref = settings.model.model or default_model(lambda: ledger().target, READER)
         model, moves = load_what_fits(ref, workspace, settings.model, encoder, degrade=degrade)
     except MlxragError:
         if opened is not None:

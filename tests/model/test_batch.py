@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxrag.errors import BadInput, NotFound
-from mlxrag.model import batch
+from mlxrag.model import batch_row
 from mlxrag.model.attach import resident
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.batch_cache import can_batch
@@ -209,8 +209,8 @@ def test_beginnings_are_taken_from_the_store_and_left_there(model: Model) -> Non
 def test_rows_take_the_places_of_finished_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with long and short prompts, a penalty, and random numbers of their own."""
     taken = []
-    real = batch.take_places
-    monkeypatch.setattr(batch, "take_places", lambda *args: taken.append(real(*args)) or taken[-1])
+    real = batch_row.take_places
+    monkeypatch.setattr(batch_row, "take_places", lambda *args: taken.append(real(*args)) or taken[-1])
     draw = random.Random(4)
     asked = [
         Request(

@@ -186,7 +186,7 @@ def test_a_refusal_says_what_would_fit(world: World) -> None:
 def test_a_model_that_does_not_fit_at_the_start_is_a_smaller_one_for_a_person(world: World) -> None:
     """And is told so with the first answer; a measurement is refused, with the name of what would fit."""
     world.budget = 5_000_000
-    world.ledger.set_size(world.budget)
+    world.ledger.refresh()
     with pytest.raises(WontFit, match=r"what would fit: --model small@v1"):
         open_system(world.settings, world.ws)
     with open_system(world.settings, world.ws, degrade=True) as system:
@@ -203,7 +203,7 @@ def test_model_and_encoder_take_turns_where_there_is_room_for_one(world: World) 
         encoder, model = system.encoder.hidden.size, system.model.nbytes
         answer = world.ledger.peak - world.ledger.held
     world.budget = model + encoder // 2 + answer
-    world.ledger.set_size(world.budget)
+    world.ledger.refresh()
     with open_system(world.settings, world.ws) as system:
         again = ask(system, QUESTION)
         assert (again.text, again.model) == (first.text, first.model)
