@@ -56,6 +56,7 @@ def patiently(do: Callable[[], T], seconds: float) -> T:
         try:
             return do()
         except WontFit as error:
+            error.__traceback__ = None  # its frames hold the arrays of the attempt
             if not error.missing or not _waited(ledger().free() + error.missing, until - time.monotonic()):
                 raise
 

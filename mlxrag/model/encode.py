@@ -243,7 +243,7 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     start = 0
     while start < len(order):
         width = len(ids[order[start]])
-        with admitted(encoder, width, max(1, (batch_tokens or found.size) // width)) as count:
+        with admitted(encoder.hidden, encoder.config, width, max(1, (batch_tokens or found.size) // width)) as count:
             rows = order[start : start + count]
             began = time.perf_counter()
             vectors[rows] = encode_batch(encoder, [ids[i] for i in rows])
@@ -254,13 +254,16 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
 
 
 @contextmanager
-def admitted(encoder: Encoder, width: int, most: int, wait: float = 30.0) -> Iterator[int]:
+def admitted(
+    weights: OnDemand[Any], config: Mapping[str, Any], width: int, most: int, wait: float = 30.0
+) -> Iterator[int]:
     """Have the weights in memory, and reserve what encoding as many texts at once takes as fit; yield how many that are.
 
     A safe point: where the budget has shrunk, the encoder is let go, and there is room for it again before it goes on.
 
     Args:
-        encoder: its weights stay as long as the block.
+        weights: of an encoder or a cross-encoder; they stay as long as the block.
+        config: its config.json.
         width: tokens of each text.
         most: texts at once.
         wait: seconds to wait for room.
@@ -269,31 +272,31 @@ def admitted(encoder: Encoder, width: int, most: int, wait: float = 30.0) -> Ite
         WontFit: there is none for one text after `wait` seconds.
     """
     until = time.monotonic() + wait
-    least = encoder.hidden.size + encoder_bytes(encoder.config, 1, width)
+    least = weights.size + encoder_bytes(config, 1, width)
     with ExitStack() as held:
         while True:
             try:
                 ledger().look()
-                held.enter_context(encoder.hidden.using())
-                count = reserved(encoder, width, most, held)
+                held.enter_context(weights.using())
+                count = reserved(config, width, most, held)
                 break
             except WontFit:
                 held.close()
-                encoder.hidden.unload()
+                weights.unload()
                 left = until - time.monotonic()
                 if left <= 0 or not ledger().wait_for(lambda: least, left):
                     raise
         yield count
 
 
-def reserved(encoder: Encoder, width: int, count: int, held: ExitStack) -> int:
+def reserved(config: Mapping[str, Any], width: int, count: int, held: ExitStack) -> int:
     """Reserve what encoding texts at once takes, halving their number until it fits, and return it.
 
     Raises:
         WontFit: not even one fits.
     """
     while True:
-        size = encoder_bytes(encoder.config, count, width)
+        size = encoder_bytes(config, count, width)
         try:
             held.enter_context(ledger().reserve("texts being encoded", "scratch", size, helps=HELPS))
             return count

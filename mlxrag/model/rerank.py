@@ -17,20 +17,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput
-from mlxrag.memory import ledger
 from mlxrag.model.bert import FAMILY, Bert
 from mlxrag.model.checkpoint import Checkpoint, read_checkpoint
-from mlxrag.model.encode import MASKED, build_bert, bytes_to_load
+from mlxrag.model.encode import MASKED, admitted, build_bert, bytes_to_load
 from mlxrag.model.encoder_files import find_encoder, longest_input, read_tokenizer
 from mlxrag.model.on_demand import OnDemand
-from mlxrag.model.sizes import encoder_bytes
 from mlxrag.model.tensors import read_in
 from mlxrag.rag.document import mended
 from mlxrag.workspace import Workspace
-
-HELPS = "a smaller cross-encoder or a larger --memory-budget would help"
-WAIT = 30.0
-"""Seconds to wait for room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +91,7 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
         `(len(texts),)` float32, in the order of `texts`.
 
     Raises:
-        WontFit: there is no room for a batch, also after `WAIT` seconds.
+        WontFit: there is no room for a pair, also after some seconds.
     """
     pairs = [pair_ids(reranker, question, text) for text in texts]
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]))
@@ -105,18 +99,15 @@ def score_pairs(reranker: Reranker, question: str, texts: Sequence[str], batch_t
     start = 0
     while start < len(order):
         width = len(pairs[order[start]][0])
-        rows = order[start : start + max(1, batch_tokens // width)]
-        ids, types = np.zeros((2, len(rows), width), np.int32)
-        mask = np.full((len(rows), 1, 1, width), MASKED, np.float32)
-        for i, row in enumerate(rows):
-            n = len(pairs[row][0])
-            ids[i, :n], types[i, :n] = pairs[row]
-            mask[i, :, :, :n] = 0.0
-        size = encoder_bytes(reranker.config, len(rows), width)
-        with (
-            reranker.network.using() as network,
-            ledger().reserve("pairs being read", "scratch", size, wait=WAIT, helps=HELPS),
-        ):
+        with admitted(reranker.network, reranker.config, width, max(1, batch_tokens // width)) as count:
+            rows = order[start : start + count]
+            ids, types = np.zeros((2, len(rows), width), np.int32)
+            mask = np.full((len(rows), 1, 1, width), MASKED, np.float32)
+            for i, row in enumerate(rows):
+                n = len(pairs[row][0])
+                ids[i, :n], types[i, :n] = pairs[row]
+                mask[i, :, :, :n] = 0.0
+            network = reranker.network.get()
             scores[rows] = np.array(score_ids(network, mx.array(ids), mx.array(mask), mx.array(types)))
         start += len(rows)
     return scores

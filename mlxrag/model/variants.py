@@ -52,8 +52,12 @@ def score_variants(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[in
     if not rows:
         return []
     size = _need(model, rows)
-    with patiently(lambda: ledger().reserve("answers being scored", "cache", size, helps=HELPS), WAIT):
-        return _scored(model, rows)
+
+    def once() -> list[Floats]:
+        with ledger().reserve("answers being scored", "cache", size, helps=HELPS):
+            return _scored(model, rows)
+
+    return patiently(once, WAIT)
 
 
 def _need(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
@@ -120,6 +124,7 @@ def _read(model: Model, texts: Sequence[Sequence[int]], cache: list[Any], answer
     head = max(0, length - answer - 1)
     step = STEP // len(texts)
     for start in range(0, head, step):
+        ledger().look()
         model.network(ids[:, start : min(start + step, head)], cache=cache)
         mx.eval([layer.state for layer in cache])
     out = model.network(ids[:, head : length - 1], cache=cache)[:, -answer:].astype(mx.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mlxrag import memory
 from mlxrag.errors import WontFit
 from mlxrag.memory import Ledger
 from mlxrag.model.admit import groups_of, need, patiently, row_bytes
-from mlxrag.model.batch import complete_batch
+from mlxrag.model.batch import _Run, complete_batch
 from mlxrag.model.encode import encode, load_encoder
 from mlxrag.model.generate import Request, complete, stream
 from mlxrag.model.likelihood import score_tokens
@@ -65,6 +66,46 @@ def test_a_batch_gives_the_same_answers_however_few_rows_there_is_room_for(tmp_p
         ledger.source = None
         held = [hold.who for hold in ledger.holds() if hold.size and hold.kind == "cache"]
     assert held == [] and ledger.held == 0
+
+
+def test_rows_whose_prompts_are_processed_wait_where_the_budget_falls(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two steps they give back what they have, and begin anew when there is room; the answers are the same."""
+    seen: list[int] = []
+    real = _Run.process
+
+    def process(self: _Run, rests: Any, cache: Any) -> None:
+        seen.append(ledger.held)
+        real(self, rests, cache)
+        seen.append(-1)
+
+    monkeypatch.setattr(_Run, "process", process)
+    with load(write_model(tmp_path)) as model:
+        whole = {c.id: c.tokens for c in complete_batch(model, REQUESTS)}
+        shrink_cache(ledger)
+        seen.clear()
+        low = model.nbytes + 10
+        ledger.source = lambda held: low if len(seen) == 1 and held > low else ROOM
+        caching = Caching(decode_concurrency=8, prefill_step_size=64)
+        assert {c.id: c.tokens for c in complete_batch(model, REQUESTS, caching=caching)} == whole
+        assert min(seen[:2]) > low and seen[2] == -1
+        ledger.source = None
+
+
+def test_what_is_read_while_the_budget_falls_is_given_back(tmp_path: Path, ledger: Ledger) -> None:
+    """Loading is a row of steps; between two of them it ends where there is no room any more."""
+    calls: list[int] = []
+
+    def source(held: int) -> int:
+        calls.append(held)
+        return ROOM if len(calls) < 4 else 0
+
+    ledger.source = source
+    with pytest.raises(WontFit, match="has shrunk"):
+        load(write_model(tmp_path))
+    ledger.source = None
+    assert ledger.held == 0
 
 
 def test_not_even_one_row_is_refused_with_what_would_help(tmp_path: Path, ledger: Ledger) -> None:
