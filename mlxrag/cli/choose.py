@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def choose(
     Memory is predicted, time follows from the measured speed of this machine; nothing is downloaded.
     """
     from mlxrag import machine, settings
-    from mlxrag.model.choose import cached, read_ladder
+    from mlxrag.model.choose import NothingFits, cached, read_ladder
     from mlxrag.model.choose import choose as pick
     from mlxrag.model.row_cost import rows_are_dear
     from mlxrag.model.speed import backend, benched, chip, remembered
@@ -50,10 +51,16 @@ def choose(
     latest = machine.parse_seconds(max_latency) if max_latency else None
     budget = machine.budget(machine.this_machine(), settings.read(None, flags).memory)
     rungs = read_ladder(ladder)
-    found = pick(
-        rungs, budget, remembered().best, goal=goal, max_latency=latest, local=cached(rungs), only_local=local,
-        prompt=prompt_tokens, answer=answer_tokens, metal=backend() == "Metal", known=benched(),
-    )  # fmt: skip
+    try:
+        found = pick(
+            rungs, budget, remembered().best, goal=goal, max_latency=latest, local=cached(rungs), only_local=local,
+            prompt=prompt_tokens, answer=answer_tokens, metal=backend() == "Metal", known=benched(),
+        )  # fmt: skip
+    except NothingFits as error:
+        none = {"model": None, "budget": budget, "goal": goal, "candidates": [_facts(c) for c in error.candidates]}
+        refused = error.candidates
+        show.result(none, as_json, lambda: _table(refused, None, budget))
+        raise
     chosen = found.chosen
     value = {
         "model": chosen.rung.hub, "bits": chosen.rung.bits, "context": chosen.context, "kv_bits": chosen.kv_bits,
@@ -70,12 +77,12 @@ def _facts(one: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw(found: Choice, budget: int, note: str) -> None:
+def _table(candidates: Sequence[Candidate], chosen: Candidate | None, budget: int) -> None:
     rows = [
-        ["→" if c is found.chosen else "", c.rung.hub, f"{c.rung.quality:.1f}", show.size(c.memory.peak),
+        ["→" if c is chosen else "", c.rung.hub, f"{c.rung.quality:.1f}", show.size(c.memory.peak),
          f"{c.context:,}" if c.context else "-", c.kv_bits or 16, f"{c.decode:.0f}", f"{c.latency:.1f} s{' (measured)' if c.measured else ''}",
          "here" if c.local else "", c.reason]
-        for c in found.candidates
+        for c in candidates
     ]  # fmt: skip
     columns = ("", "model", "quality", "memory", "context", "KV bits", "tokens/s", "answer in", "", "rejected because")
     show.table(
@@ -84,7 +91,11 @@ def _draw(found: Choice, budget: int, note: str) -> None:
         title=f"Budget {show.size(budget)}",
         right=("quality", "memory", "context", "tokens/s", "answer in"),
     )
+
+
+def _draw(found: Choice, budget: int, note: str) -> None:
     chosen = found.chosen
+    _table(found.candidates, chosen, budget)
     click.echo(f"Chosen: {chosen.rung.hub}, {found.why}.")
     if note:
         click.echo(note)

@@ -102,6 +102,14 @@ def read_ladder(path: Path | None = None) -> list[Rung]:
         raise BadInput(f"{path}: is no ladder of models ({error}); see configs/tiers.toml") from error
 
 
+class NothingFits(WontFit):
+    """No candidate is admissible; `candidates` say why each of them is not, the smallest first."""
+
+    def __init__(self, text: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(text)
+        self.candidates = tuple(candidates)
+
+
 def weigh(
     rung: Rung, budget: int, speed: Speed, *, prompt: int, answer: int, metal: bool, local: bool,
     known: tuple[float, float] | None = None,
@@ -175,7 +183,7 @@ def choose(
         known: prefill and decoding as measured on this machine, tokens per second, by hub id.
 
     Raises:
-        WontFit: nothing is admissible; says the nearest.
+        NothingFits: nothing is admissible; says the nearest.
     """
     limit = max_latency if max_latency is not None else (PATIENCE if goal == "balanced" else None)
     if only_local and not (ladder := [rung for rung in ladder if rung.hub in local]):
@@ -192,10 +200,12 @@ def choose(
         weighed.append(replace(one, reason=reason))
     fit = [one for one in weighed if not one.reason]
     if not fit:
-        near = min(weighed, key=lambda one: one.memory.peak)
-        raise WontFit(
+        weighed.sort(key=lambda one: one.memory.peak)
+        near = weighed[0]
+        raise NothingFits(
             f"no model of the ladder is admissible; the smallest, {near.rung.hub}, {near.reason}; `--goal fastest` or a larger "
-            "--max-latency or --memory-budget admits more, and the bundled --model reader needs little of either"
+            "--max-latency or --memory-budget admits more, and the bundled --model reader needs little of either",
+            weighed,
         )
     if goal == "fastest":
         best = min(fit, key=lambda one: (one.latency, -one.rung.quality))

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import mlxrag.model  # noqa: F401  # isort: skip
 
 from mlxrag.cli.main import cli
-from mlxrag.errors import BadInput, Mismatch
+from mlxrag.errors import BadInput, Mismatch, WontFit
 from mlxrag.model.convert import convert
 from mlxrag.model.speed import Record, Speed
 from mlxrag.rag.renew import renew
@@ -200,3 +200,8 @@ def test_choose_takes_times_and_budgets_as_people_write_them(monkeypatch: pytest
     assert any("over 10 s" in c["rejected"] for c in found["candidates"])
     wrong = CliRunner().invoke(cli, ["model", "choose", "--max-latency", "soon"])
     assert isinstance(wrong.exception, BadInput)
+    none = CliRunner().invoke(cli, ["model", "choose", "--memory-budget", "100MB", "--json"])
+    told = json.loads(none.stdout)
+    assert isinstance(none.exception, WontFit) and told["model"] is None
+    assert len(told["candidates"]) == len(found["candidates"])
+    assert all("of 0.1 GB" in c["rejected"] for c in told["candidates"])
