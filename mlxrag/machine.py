@@ -30,6 +30,7 @@ class Machine:
         available: bytes that could be taken now without swapping.
         working_set: bytes the GPU may hold (Metal's recommended maximum), or None without a GPU.
         limit: bytes that a control group allows to be taken yet, or None.
+        gpu: bytes of a GPU's own memory, all and free, where MLX computes in such memory (CUDA); else None.
     """
 
     system: str
@@ -37,14 +38,15 @@ class Machine:
     available: int
     working_set: int | None = None
     limit: int | None = None
+    gpu: tuple[int, int] | None = None
 
 
 def this_machine() -> Machine:
-    """Look at the machine now (its own counters, control group; on macOS, Metal's limit)."""
+    """Look at the machine now (its own counters, control group; Metal's limit, CUDA's memory)."""
     total, available = installed()
     system = "Darwin" if sys.platform == "darwin" else "Linux"
     working_set = metal_working_set(total) if system == "Darwin" else None
-    return Machine(system, total, available, working_set, group_room())
+    return Machine(system, total, available, working_set, group_room(), cuda_memory())
 
 
 def installed() -> tuple[int, int]:
@@ -74,6 +76,19 @@ def metal_working_set(total: int) -> int:
         if "max_recommended_working_set_size" in info:
             return int(info["max_recommended_working_set_size"])
     return total * 2 // 3 if total <= 36 * 1024**3 else total * 3 // 4
+
+
+def cuda_memory() -> tuple[int, int] | None:
+    """Return the bytes of a CUDA GPU, all and free, once MLX is loaded and computes there; None on any other device."""
+    core = sys.modules.get("mlx.core")
+    if core is None or not hasattr(core, "cuda") or not core.cuda.is_available():
+        return None
+    if core.default_device() == core.Device(core.cpu):
+        return None
+    info = core.device_info(core.gpu)
+    if "total_memory" not in info:
+        return None
+    return int(info["total_memory"]), int(info.get("free_memory", info["total_memory"]))
 
 
 def group_room(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -107,7 +122,8 @@ def budget(machine: Machine, memory: Memory, held: int = 0, own: int = 0) -> int
     """Return the bytes that everything mlxrag holds may sum to.
 
     Unless the setting says otherwise: what is available, and what mlxrag holds of the rest, less a reserve for the
-    system; at most 85 % of what the GPU may hold on macOS, and at most 90 % of what the control group allows on Linux.
+    system; at most 85 % of what the GPU may hold on macOS, 90 % of what the control group allows on Linux, and 90 % of
+    what is free of a GPU's own memory.
 
     Args:
         machine: the machine now.
@@ -125,6 +141,8 @@ def budget(machine: Machine, memory: Memory, held: int = 0, own: int = 0) -> int
         room = min(room, machine.working_set * 85 // 100)
     if machine.limit is not None:
         room = min(room, held - own + (machine.limit + own) * 9 // 10)
+    if machine.gpu is not None:
+        room = min(room, min(machine.gpu[0], machine.gpu[1] + held) * 9 // 10)
     return max(room, 0)
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlxrag import settings
 from mlxrag.errors import BadInput
-from mlxrag.machine import GB, Machine, budget, group_room, metal_working_set, parse_seconds, parse_size, this_machine
+from mlxrag.machine import (
+    GB,
+    Machine,
+    budget,
+    cuda_memory,
+    group_room,
+    metal_working_set,
+    parse_seconds,
+    parse_size,
+    this_machine,
+)
 
 GIB = 1024**3
 DEFAULTS = settings.Memory()
@@ -28,6 +40,30 @@ def test_linux_gives_what_is_available_within_the_control_group() -> None:
     assert budget(Machine("Linux", 24 * GIB, 20 * GIB), DEFAULTS) == 20 * GIB - 1_500_000_000
     assert budget(Machine("Linux", 24 * GIB, 20 * GIB, limit=2 * GIB), DEFAULTS) == 2 * GIB * 9 // 10
     assert budget(Machine("Linux", 2 * GIB, GIB), DEFAULTS) == 0
+
+
+def test_a_gpu_with_memory_of_its_own_gives_nine_tenths_of_it() -> None:
+    """What mlxrag holds there is not free any more and still ours; the host's memory can be the tighter one."""
+    card = Machine("Linux", 128 * GIB, 120 * GIB, gpu=(80 * GIB, 70 * GIB))
+    assert budget(card, DEFAULTS) == 70 * GIB * 9 // 10
+    assert budget(card, DEFAULTS, held=5 * GIB) == 75 * GIB * 9 // 10
+    assert budget(card, DEFAULTS, held=20 * GIB) == 80 * GIB * 9 // 10
+    assert budget(Machine("Linux", 32 * GIB, 20 * GIB, gpu=(80 * GIB, 70 * GIB)), DEFAULTS) == 20 * GIB - 1_500_000_000
+
+
+def test_memory_of_a_cuda_gpu_is_mlxs_own_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked only where MLX computes there, under the keys of its CUDA backend."""
+    told = {"device_name": "NVIDIA X", "total_memory": 80, "free_memory": 70}
+    core = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: True), cpu="cpu", gpu="gpu", Device=str,
+        default_device=lambda: "gpu", device_info=lambda device: told if device == "gpu" else {},
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "mlx.core", core)
+    assert cuda_memory() == (80, 70) and this_machine().gpu == (80, 70)
+    core.default_device = lambda: "cpu"
+    assert cuda_memory() is None
+    monkeypatch.delitem(sys.modules, "mlx.core")
+    assert cuda_memory() is None
 
 
 def test_what_is_held_already_counts_as_ours() -> None:

@@ -36,6 +36,8 @@ def doctor(refresh: bool, as_json: bool) -> None:
         "mlx": record.mlx,
         "mlx_lm": metadata.version("mlx-lm"),
         "backend": speed.backend(),
+        "gpu": speed.gpu_name(),
+        "gpu_memory": machine.gpu,
         "memory": machine.total,
         "available": machine.available,
         "working_set": machine.working_set,
@@ -54,7 +56,7 @@ def doctor(refresh: bool, as_json: bool) -> None:
         "advice": [],
     }
     advice = told["advice"]
-    if sys.platform == "linux" and platform.machine() == "x86_64" and not device.MKL:
+    if sys.platform == "linux" and platform.machine() == "x86_64" and not device.MKL and speed.backend() == "CPU":
         advice.append("MKL was not loaded: float32 matrix products are 20 to 90 times slower without `pip install mkl`")
     if speed.backend() == "CPU":
         advice.append(
@@ -72,6 +74,7 @@ def doctor(refresh: bool, as_json: bool) -> None:
             ["chip", record.chip],
             ["system", told["system"]],
             ["versions", f"Python {told['python']}, mlx {told['mlx']}, mlx-lm {told['mlx_lm']}"],
+            ["MLX computes with", f"{told['backend']}{', ' * bool(told['gpu'])}{told['gpu']}"],
             [
                 "memory",
                 f"{show.size(machine.total)}, {show.size(machine.available)} available, pressure {told['pressure']}",
@@ -80,6 +83,8 @@ def doctor(refresh: bool, as_json: bool) -> None:
         ]
         if machine.working_set:
             rows.append(["GPU working set", show.size(machine.working_set)])
+        if machine.gpu:
+            rows.append(["GPU memory", f"{show.size(machine.gpu[0])}, {show.size(machine.gpu[1])} free"])
         rows += [[s["device"], f"{s['GB/s']} GB/s, {s['GFLOP/s']:,} GFLOP/s ({s['dtype']})"] for s in told["speeds"]]
         rows.append(["--device auto", f"{chosen}: {why}"])
         rows += [[f"{key}", f"{size:,} at once, found by measuring"] for key, size in told["at_once"].items()]

@@ -21,6 +21,7 @@ from mlxrag.model.checkpoint import read_config
 from mlxrag.model.load import READER, locate
 from mlxrag.model.pace import USUAL_ROWS
 from mlxrag.model.predict import Footprint, footprint
+from mlxrag.model.speed import has_gpu
 from mlxrag.workspace import Workspace, artefacts
 
 INSTRUCTION = 150  # tokens of a prompt beside its passages, about
@@ -109,7 +110,7 @@ def predicted(variant: Variant, workspace: Workspace) -> Footprint:
     tokens = INSTRUCTION + int(WORDS_TO_TOKENS * tables.retrieval.num_passages * tables.chunking.chunk_tokens)
     half = {"float32": mx.float32, "bfloat16": mx.bfloat16}.get(tables.model.load_dtype, mx.float16)
     # On a CPU half precision is loaded as float32 unless it is told to be kept.
-    on_cpu = not mx.metal.is_available() and tables.model.load_dtype == "auto"
+    on_cpu = not has_gpu() and tables.model.load_dtype == "auto"
     return footprint(
         read_config(path), tokens + tables.sampling.max_tokens, batch=tables.caching.decode_concurrency or USUAL_ROWS,
         step=tables.caching.prefill_step_size, kv_bits=tables.caching.kv_bits, dtype=mx.float32 if on_cpu else half,

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput, WontFit
-from mlxrag.memory import ledger
+from mlxrag.memory import Hold, ledger
 from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
 from mlxrag.model.encoder_files import (
@@ -40,6 +40,7 @@ from mlxrag.model.encoder_files import (
 from mlxrag.model.on_demand import HELPS, OnDemand
 from mlxrag.model.pace import pace
 from mlxrag.model.sizes import encoder_bytes
+from mlxrag.model.speed import backend
 from mlxrag.model.tensors import read_in
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
@@ -52,6 +53,9 @@ TOGETHER_CPU, TOGETHER_GPU = 1024, 4096
 of that size is fetched from the system anew, page by page; a GPU wants more work at a time.  A search for the best
 begins there and ends at `MOST_TIMES` as many."""
 MOST_TIMES = 16
+
+SMALL = 200_000_000
+"""Bytes up to which an encoder is small: a CPU is done with a batch of questions before a model is with its answers."""
 
 MASKED = -1e9
 """Added to a score that must not count; float32 softmax turns it into an exact zero."""
@@ -75,6 +79,7 @@ class Encoder:
         closing: special ids after a text.
         config: its config.json, for what a batch will take.
         hidden: gives, loaded on demand, `(ids, mask)` -> last hidden states `(b, t, width)`.
+        ahead: what `encode_ahead` has begun and `encode` has not asked for yet; at most one.
     """
 
     name: str
@@ -90,6 +95,24 @@ class Encoder:
     closing: tuple[int, ...]
     config: Mapping[str, Any]
     hidden: OnDemand[Hidden]
+    ahead: list[Ahead] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """Vectors of questions that are being computed on the CPU's stream.
+
+    Attributes:
+        texts: the questions.
+        rows: of each batch, the places of its questions in `texts`.
+        batches: unit vectors `(b, d)` of each, not to be looked at before they are wanted.
+        held: gives back what they hold of the budget, and the weights to whoever unloads them.
+    """
+
+    texts: tuple[str, ...]
+    rows: list[list[int]]
+    batches: list[mx.array]
+    held: ExitStack
 
 
 def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = None) -> Encoder:
@@ -235,6 +258,8 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     Returns:
         `(len(texts), encoder.dimension)` float32, rows of length 1, in the order of `texts`.
     """
+    if kind == "question" and (found_ahead := taken(encoder, texts)) is not None:
+        return found_ahead
     usual = TOGETHER_CPU if mx.default_device() == mx.Device(mx.cpu) else TOGETHER_GPU
     found = pace(f"encode with {encoder.name} {encoder.fingerprint}", usual, MOST_TIMES * usual)
     vectors = np.empty((len(texts), encoder.dimension), np.float32)
@@ -251,6 +276,84 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
             if not batch_tokens:
                 found.note(len(rows) * width, len(rows) * width, time.perf_counter() - began)
     return vectors
+
+
+def beside(encoder: Encoder, on: str = "") -> bool:
+    """Return whether an encoder computes on the CPU's stream while a model answers: the one rule of placement.
+
+    On unified memory both streams read the same weights, and nothing is copied.  So it holds for Metal alone: CUDA's
+    memory is the GPU's own, and there a question takes less time than handing it over.  Half precision and quantized
+    weights are left to the GPU, since MLX's CPU kernels for them are 30 times slower.
+
+    Args:
+        encoder: it is not loaded for this; one that is out of memory has given way to the model.
+        on: what MLX computes with; looked up unless given.
+    """
+    if not on and mx.default_device() == mx.Device(mx.cpu):
+        return False
+    if (on or backend()) != "Metal" or not encoder.hidden.loaded or encoder.hidden.size > SMALL:
+        return False
+    network = encoder.hidden.get()
+    return isinstance(network, Bert) and all(value.dtype == mx.float32 for value in network.weights.values())
+
+
+def encode_ahead(encoder: Encoder, questions: Sequence[str], on: str = "") -> bool:
+    """Begin to encode questions on the CPU's stream, for an `encode` of the same ones later; return whether that is so.
+
+    Called before a model answers others: MLX computes a stream in a thread of its own, so the GPU gets its work
+    meanwhile.  A thread of ours would not do, since MLX's default device, which `mx.stream` sets, is one for the
+    whole process: it would send the model's work to the CPU too.
+
+    Nothing is begun where `beside` says no or the budget has no room; nothing else gives way for it.
+
+    Args:
+        encoder: the encoder.
+        questions: any texts.
+        on: as for `beside`.
+    """
+    if not questions or not beside(encoder, on):
+        return False
+    if encoder.ahead and encoder.ahead[0].texts == tuple(questions):
+        return True
+    drop_ahead(encoder)
+    ids = tokenize(encoder, questions, "question")
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    count = max(1, TOGETHER_CPU // len(ids[order[0]]))
+    rows = [order[start : start + count] for start in range(0, len(order), count)]
+    size = sum(encoder_bytes(encoder.config, len(some), len(ids[some[0]])) for some in rows)
+    with ExitStack() as stack:
+        hold: Hold = stack.enter_context(ledger().reserve("questions being encoded ahead", "scratch", 0))
+        try:
+            hold.resize(size, relief=False)
+        except WontFit:
+            return False
+        stack.enter_context(encoder.hidden.using())
+        with mx.stream(mx.cpu):
+            batches = [unit_vectors(encoder, [ids[i] for i in some]) for some in rows]
+            mx.async_eval(batches)
+        encoder.ahead.append(Ahead(tuple(questions), rows, batches, stack.pop_all()))
+    return True
+
+
+def taken(encoder: Encoder, texts: Sequence[str]) -> np.ndarray | None:
+    """Return the vectors that were begun for just these texts, or None; what was begun for others stays."""
+    if not encoder.ahead or encoder.ahead[0].texts != tuple(texts):
+        return None
+    begun = encoder.ahead[0]
+    vectors = np.empty((len(texts), encoder.dimension), np.float32)
+    for rows, batch in zip(begun.rows, begun.batches, strict=True):
+        vectors[rows] = np.array(batch)
+    drop_ahead(encoder)
+    return vectors
+
+
+def drop_ahead(encoder: Encoder) -> None:
+    """Let go of what was begun and not asked for."""
+    while encoder.ahead:
+        begun = encoder.ahead.pop()
+        mx.eval(begun.batches)  # what is being computed cannot be given back
+        begun.batches.clear()
+        begun.held.close()
 
 
 @contextmanager
@@ -317,6 +420,11 @@ def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> 
 
 def encode_batch(encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """Return unit vectors `(b, d)` float32 for token ids of similar length."""
+    return np.array(unit_vectors(encoder, ids))
+
+
+def unit_vectors(encoder: Encoder, ids: Sequence[Sequence[int]]) -> mx.array:
+    """Return what computes unit vectors `(b, d)` float32 for token ids of similar length."""
     lengths = np.array([len(one) for one in ids])
     width = int(lengths.max())
     padded = np.zeros((len(ids), width), np.int32)
@@ -334,5 +442,4 @@ def encode_batch(encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
     else:
         weight = mx.array(there.astype(np.float32))[:, :, None]
         pooled = (x * weight).sum(axis=1) / mx.array(lengths.astype(np.float32))[:, None]
-    unit = pooled / mx.maximum(mx.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
-    return np.array(unit)
+    return pooled / mx.maximum(mx.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)

@@ -64,6 +64,11 @@ def backend() -> str:
     return "CUDA" if has_gpu() else "CPU"
 
 
+def gpu_name() -> str:
+    """Return what the GPU that MLX computes with calls itself; empty where there is none."""
+    return str(mx.device_info(mx.gpu).get("device_name", "")) if has_gpu() else ""
+
+
 def chip() -> str:
     """Return what the processor calls itself."""
     if sys.platform == "darwin":
@@ -100,18 +105,19 @@ def measure(device: str) -> Speed:
 
 
 def remembered(refresh: bool = False) -> Record:
-    """Return this machine's record; measured if it never was, or with another chip or MLX version."""
+    """Return this machine's record; measured if it never was, or with another chip, MLX version or set of devices."""
     path = Path.home() / ".mlxrag" / "machine.json"
     from importlib import metadata
 
     here, version = chip(), metadata.version("mlx")
+    devices = ("gpu", "cpu") if has_gpu() else ("cpu",)
     if not refresh:
         with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(path.read_text())
             record = Record(told["chip"], told["mlx"], tuple(Speed(**speed) for speed in told["speeds"]))
-            if (record.chip, record.mlx) == (here, version) and record.speeds:
+            if (record.chip, record.mlx) == (here, version) and tuple(s.device for s in record.speeds) == devices:
                 return record
-    record = Record(here, version, tuple(measure(d) for d in (("gpu", "cpu") if has_gpu() else ("cpu",))))
+    record = Record(here, version, tuple(measure(d) for d in devices))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(record))
     return record

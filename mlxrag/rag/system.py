@@ -24,7 +24,7 @@ from mlxrag.model.batch import complete_batch
 from mlxrag.model.cache import KVStore, open_store
 from mlxrag.model.cache_key import store_key
 from mlxrag.model.choose import default_model
-from mlxrag.model.encode import Encoder, load_encoder
+from mlxrag.model.encode import Encoder, drop_ahead, encode_ahead, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model
 from mlxrag.model.lookup import Lookup
@@ -111,6 +111,7 @@ class System:
         self.store.close()
         self.model.close()
         if self.encoder is not None:
+            drop_ahead(self.encoder)
             self.encoder.hidden.unload()
         if self.reranker is not None:
             self.reranker.network.unload()
@@ -275,7 +276,7 @@ def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> It
     yield finish(question, completion, fitted, usage, facts)
 
 
-def ask_many(system: System, questions: Iterable[str | Asked]) -> Iterator[Answer]:
+def ask_many(system: System, questions: Iterable[str | Asked], then: Sequence[Asked] = ()) -> Iterator[Answer]:
     """Answer many questions in batches, in their order.
 
     A question that cannot be answered (too long, a fault of the retriever) is an Answer with its `failure`.
@@ -283,17 +284,27 @@ def ask_many(system: System, questions: Iterable[str | Asked]) -> Iterator[Answe
     Args:
         system: what answers.
         questions: texts, or `Asked` with passages or history.
+        then: what will be asked next, at most `WINDOW`; encoded meanwhile where that costs the model nothing.
     """
     window: list[Asked] = []
     for question in questions:
         window.append(Asked(question) if isinstance(question, str) else question)
         if len(window) == WINDOW:
-            yield from persist_many(system, window, lambda left: _ask_window(system, left))
+            yield from persist_many(system, window, lambda left: _ask_window(system, left, then))
             window = []
-    yield from persist_many(system, window, lambda left: _ask_window(system, left))
+    yield from persist_many(system, window, lambda left: _ask_window(system, left, then))
 
 
-def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
+def look_ahead(system: System, then: Sequence[Asked]) -> None:
+    """Begin to encode what will be asked next, where it is as it will be searched for and memory is not short."""
+    texts = [asked.question for asked in then if asked.hits is None]
+    told = system.encoder is not None and not any(asked.history for asked in then)
+    if told and not system.relief.lean and system.settings.retrieval.retriever != "lexical":
+        assert system.encoder is not None
+        encode_ahead(system.encoder, texts)
+
+
+def _ask_window(system: System, window: Sequence[Asked], then: Sequence[Asked] = ()) -> Iterator[Answer]:
     started = time.perf_counter()
     hits = _hits(system, window)
     found: dict[int, Answer] = {}
@@ -313,6 +324,7 @@ def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     retrieval = round((time.perf_counter() - started) / max(len(window), 1), 4)
     position = 0
     caching = caching_of(system)
+    look_ahead(system, then)
     for completion in complete_batch(system.model, requests, sampling, caching=caching, store=system.store):
         i = int(completion.id)
         usage = usage_of(system, completion, fitted[i]) | {"retrieval_seconds": retrieval}
