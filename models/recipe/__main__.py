@@ -39,16 +39,17 @@ SIZES = {
         Size(width=256, layers=6, heads=4, head=64, hidden=512, vocabulary=VOCABULARY),
         train.Plan(
             steps=40000,
-            decay=16000,
+            decay=24000,
             shapes=(Shape(384, 256, 96), Shape(832, 320, 48)),
             minutes=9.0,
-            feeders=12,
+            feeders=8,
             every=2500,
             matrix_rate=4e-3,
-            matrix_decay=0.05,
+            matrix_decay=0.1,
             table_rate=8e-4,
-            real=0.25,
-            unanswerable=0.15,
+            dropout=0.1,
+            real=0.35,
+            unanswerable=0.12,
         ),
     ),
 }
@@ -109,7 +110,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     coder = Tokenizer.from_file(str(file))
     size = replace(size, vocabulary=coder.get_vocab_size())
-    reader = Reader(size)
+    reader = Reader(size, plan.dropout)
     if args.init:
         export.begin(reader, args.init)
     elif args.vectors:

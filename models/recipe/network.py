@@ -28,10 +28,10 @@ class Size:
 class Layer(nn.Module):
     """Attention with normalized queries and keys, then a gated feed-forward net; both pre-normalized."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, dropout: float) -> None:
         super().__init__()
         inner = size.heads * size.head
-        self.size = size
+        self.size, self.dropout = size, nn.Dropout(dropout)
         self.input_layernorm = nn.RMSNorm(size.width, eps=size.epsilon)
         self.post_attention_layernorm = nn.RMSNorm(size.width, eps=size.epsilon)
         self.q_norm = nn.RMSNorm(size.head, eps=size.epsilon)
@@ -68,9 +68,9 @@ class Layer(nn.Module):
         e_far, e_near = (far - top).exp(), (near - top).exp()
         total = e_far.sum(-1, keepdim=True) + e_near.sum(-1, keepdim=True)
         told = (e_far / total).to(v.dtype) @ v[:, :, :c] + (e_near / total).to(v.dtype) @ v[:, :, c:]
-        x = x + self.o_proj(torch.cat([seen, told], 2).transpose(1, 2).reshape(b, n, h * d))
+        x = x + self.dropout(self.o_proj(torch.cat([seen, told], 2).transpose(1, 2).reshape(b, n, h * d)))
         gate, up = self.gate_up(self.post_attention_layernorm(x)).chunk(2, -1)
-        x = x + self.down_proj(functional.silu(gate) * up)
+        x = x + self.dropout(self.down_proj(functional.silu(gate) * up))
         return x, far[:, 0] - top[:, 0] - total[:, 0].log()
 
 
@@ -80,13 +80,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Reader(nn.Module):
-    """The network with tied embeddings."""
+    """The network with tied embeddings; `dropout` of what each block adds, while it trains."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, dropout: float = 0.0) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.dropout = size, nn.Dropout(dropout)
         self.embed_tokens = nn.Embedding(size.vocabulary, size.width)
-        self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
+        self.layers = nn.ModuleList(Layer(size, dropout) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.width, eps=size.epsilon)
         for name, weight in self.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
@@ -120,7 +120,7 @@ class Reader(nn.Module):
             torch.arange(t, device=length.device)[:, None] >= torch.arange(t, device=length.device)[None]
         )
         talk = torch.where(same, 0.0, -1e4)[:, None]
-        x = self.embed_tokens(torch.cat([passages, talks], 1))
+        x = self.dropout(self.embed_tokens(torch.cat([passages, talks], 1)))
         points = x.new_zeros(())
         for i, layer in enumerate(self.layers):
             x, looked = layer(x, cos, sin, c, pad, talk)

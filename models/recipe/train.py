@@ -47,6 +47,7 @@ class Plan:
     context_weight: float = 0.15
     context_share: float = 0.06
     seed: int = 1
+    dropout: float = 0.0
     compiled: bool = True
 
 
