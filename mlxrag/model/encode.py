@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput, WontFit
 from mlxrag.memory import Hold, ledger
+from mlxrag.model.ahead import Ahead, beside, drop, taken
 from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
 from mlxrag.model.encoder_files import (
@@ -40,7 +41,6 @@ from mlxrag.model.encoder_files import (
 from mlxrag.model.on_demand import HELPS, OnDemand
 from mlxrag.model.pace import pace
 from mlxrag.model.sizes import encoder_bytes
-from mlxrag.model.speed import backend
 from mlxrag.model.tensors import read_in
 from mlxrag.rag.document import mended
 from mlxrag.settings import Encoding
@@ -53,9 +53,6 @@ TOGETHER_CPU, TOGETHER_GPU = 1024, 4096
 of that size is fetched from the system anew, page by page; a GPU wants more work at a time.  A search for the best
 begins there and ends at `MOST_TIMES` as many."""
 MOST_TIMES = 16
-
-SMALL = 200_000_000
-"""Bytes up to which an encoder is small: a CPU is done with a batch of questions before a model is with its answers."""
 
 MASKED = -1e9
 """Added to a score that must not count; float32 softmax turns it into an exact zero."""
@@ -96,23 +93,6 @@ class Encoder:
     config: Mapping[str, Any]
     hidden: OnDemand[Hidden]
     ahead: list[Ahead] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Ahead:
-    """Vectors of questions that are being computed on the CPU's stream.
-
-    Attributes:
-        texts: the questions.
-        rows: of each batch, the places of its questions in `texts`.
-        batches: unit vectors `(b, d)` of each, not to be looked at before they are wanted.
-        held: gives back what they hold of the budget, and the weights to whoever unloads them.
-    """
-
-    texts: tuple[str, ...]
-    rows: list[list[int]]
-    batches: list[mx.array]
-    held: ExitStack
 
 
 def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = None) -> Encoder:
@@ -258,8 +238,8 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     Returns:
         `(len(texts), encoder.dimension)` float32, rows of length 1, in the order of `texts`.
     """
-    if kind == "question" and (found_ahead := taken(encoder, texts)) is not None:
-        return found_ahead
+    if kind == "question" and (begun := taken(encoder.ahead, texts)) is not None:
+        return begun
     usual = TOGETHER_CPU if mx.default_device() == mx.Device(mx.cpu) else TOGETHER_GPU
     found = pace(f"encode with {encoder.name} {encoder.fingerprint}", usual, MOST_TIMES * usual)
     vectors = np.empty((len(texts), encoder.dimension), np.float32)
@@ -278,25 +258,6 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     return vectors
 
 
-def beside(encoder: Encoder, on: str = "") -> bool:
-    """Return whether an encoder computes on the CPU's stream while a model answers: the one rule of placement.
-
-    On unified memory both streams read the same weights, and nothing is copied.  So it holds for Metal alone: CUDA's
-    memory is the GPU's own, and there a question takes less time than handing it over.  Half precision and quantized
-    weights are left to the GPU, since MLX's CPU kernels for them are 30 times slower.
-
-    Args:
-        encoder: it is not loaded for this; one that is out of memory has given way to the model.
-        on: what MLX computes with; looked up unless given.
-    """
-    if not on and mx.default_device() == mx.Device(mx.cpu):
-        return False
-    if (on or backend()) != "Metal" or not encoder.hidden.loaded or encoder.hidden.size > SMALL:
-        return False
-    network = encoder.hidden.get()
-    return isinstance(network, Bert) and all(value.dtype == mx.float32 for value in network.weights.values())
-
-
 def encode_ahead(encoder: Encoder, questions: Sequence[str], on: str = "") -> bool:
     """Begin to encode questions on the CPU's stream, for an `encode` of the same ones later; return whether that is so.
 
@@ -311,11 +272,11 @@ def encode_ahead(encoder: Encoder, questions: Sequence[str], on: str = "") -> bo
         questions: any texts.
         on: as for `beside`.
     """
-    if not questions or not beside(encoder, on):
+    if not questions or not beside(encoder.hidden, on):
         return False
     if encoder.ahead and encoder.ahead[0].texts == tuple(questions):
         return True
-    drop_ahead(encoder)
+    drop(encoder.ahead)
     ids = tokenize(encoder, questions, "question")
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     count = max(1, TOGETHER_CPU // len(ids[order[0]]))
@@ -333,27 +294,6 @@ def encode_ahead(encoder: Encoder, questions: Sequence[str], on: str = "") -> bo
             mx.async_eval(batches)
         encoder.ahead.append(Ahead(tuple(questions), rows, batches, stack.pop_all()))
     return True
-
-
-def taken(encoder: Encoder, texts: Sequence[str]) -> np.ndarray | None:
-    """Return the vectors that were begun for just these texts, or None; what was begun for others stays."""
-    if not encoder.ahead or encoder.ahead[0].texts != tuple(texts):
-        return None
-    begun = encoder.ahead[0]
-    vectors = np.empty((len(texts), encoder.dimension), np.float32)
-    for rows, batch in zip(begun.rows, begun.batches, strict=True):
-        vectors[rows] = np.array(batch)
-    drop_ahead(encoder)
-    return vectors
-
-
-def drop_ahead(encoder: Encoder) -> None:
-    """Let go of what was begun and not asked for."""
-    while encoder.ahead:
-        begun = encoder.ahead.pop()
-        mx.eval(begun.batches)  # what is being computed cannot be given back
-        begun.batches.clear()
-        begun.held.close()
 
 
 @contextmanager

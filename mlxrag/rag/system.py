@@ -20,11 +20,12 @@ from mlxrag import __version__
 from mlxrag.errors import BadInput, Mismatch, MlxragError
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
+from mlxrag.model.ahead import drop
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.cache import KVStore, open_store
 from mlxrag.model.cache_key import store_key
 from mlxrag.model.choose import default_model
-from mlxrag.model.encode import Encoder, drop_ahead, encode_ahead, load_encoder
+from mlxrag.model.encode import Encoder, encode_ahead, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model
 from mlxrag.model.lookup import Lookup
@@ -111,7 +112,7 @@ class System:
         self.store.close()
         self.model.close()
         if self.encoder is not None:
-            drop_ahead(self.encoder)
+            drop(self.encoder.ahead)
             self.encoder.hidden.unload()
         if self.reranker is not None:
             self.reranker.network.unload()
@@ -297,11 +298,9 @@ def ask_many(system: System, questions: Iterable[str | Asked], then: Sequence[As
 
 def look_ahead(system: System, then: Sequence[Asked]) -> None:
     """Begin to encode what will be asked next, where it is as it will be searched for and memory is not short."""
-    texts = [asked.question for asked in then if asked.hits is None]
-    told = system.encoder is not None and not any(asked.history for asked in then)
-    if told and not system.relief.lean and system.settings.retrieval.retriever != "lexical":
-        assert system.encoder is not None
-        encode_ahead(system.encoder, texts)
+    encoder, lexical = system.encoder, system.settings.retrieval.retriever == "lexical"
+    if encoder is not None and not (lexical or system.relief.lean or any(asked.history for asked in then)):
+        encode_ahead(encoder, [asked.question for asked in then if asked.hits is None])
 
 
 def _ask_window(system: System, window: Sequence[Asked], then: Sequence[Asked] = ()) -> Iterator[Answer]:

@@ -3,15 +3,12 @@
 import json
 import sys
 
-import mlxrag.model  # noqa: F401  # isort: skip
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlxrag.errors import Damaged, MlxragError, NotFound
-from mlxrag.memory import Ledger, ledger, use
 from mlxrag.model import encoder_files
-from mlxrag.model.encode import beside, drop_ahead, encode, encode_ahead, load_encoder, tokenize
+from mlxrag.model.encode import encode, load_encoder, tokenize
 from mlxrag.settings import Encoding
 from mlxrag.workspace import open_workspace
 from tests.toy_encoder import write_encoder
@@ -156,55 +153,3 @@ def test_packaged_weights_are_checked_once(tmp_path, ws, monkeypatch):
     monkeypatch.setattr(encoder_files, "DEFAULT_SHA256", remembered)
     monkeypatch.setattr(encoder_files, "sha256_file", lambda path: pytest.fail("hashed again"))
     assert encoder_files.packaged_default(ws) == package / "model"
-
-
-def test_small_encoders_go_beside_a_model_on_metal_alone(tmp_path, ws, encoder):
-    """Not where there is no GPU or its memory is its own, not in fewer bits, and not while the weights are away."""
-    assert beside(encoder, "Metal") and not beside(encoder, "CUDA") and not beside(encoder, "CPU")
-    wide = write_encoder(tmp_path / "wide", hidden_size=128)
-    assert not beside(load_encoder(str(wide), ws, Encoding(encoder_bits=8)), "Metal")
-    encoder.hidden.unload()
-    assert not beside(encoder, "Metal") and not encoder.hidden.loaded
-
-
-@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_begun(encoder):
-    """Questions are encoded when they are asked."""
-    assert not encode_ahead(encoder, TEXTS) and not encoder.ahead
-
-
-def test_vectors_begun_ahead_are_those_of_any_time(encoder):
-    """Taken once and only by the same questions; passages and other questions are encoded as ever."""
-    told = encode(encoder, TEXTS, "question")
-    device, held = mx.default_device(), ledger().held
-    assert encode_ahead(encoder, TEXTS, "Metal") and encode_ahead(encoder, TEXTS, "Metal")
-    assert mx.default_device() == device and ledger().held > held and not encoder.hidden.unload()
-    np.testing.assert_allclose(encode(encoder, TEXTS[:2], "question"), told[:2], atol=2e-6)
-    encode(encoder, TEXTS, "passage")
-    assert encoder.ahead
-    np.testing.assert_allclose(encode(encoder, TEXTS, "question"), told, atol=2e-6)
-    assert not encoder.ahead and ledger().held == held and encoder.hidden.unload()
-
-
-def test_what_was_begun_in_vain_is_given_back(encoder):
-    """Other questions take its place; nothing of it stays in the ledger."""
-    held = ledger().held
-    assert encode_ahead(encoder, TEXTS, "Metal") and encode_ahead(encoder, TEXTS[:2], "Metal")
-    assert len(encoder.ahead) == 1
-    drop_ahead(encoder)
-    assert ledger().held == held
-
-
-def test_nothing_is_begun_where_the_budget_has_no_room(tmp_path, ws):
-    """Nobody gives way for it."""
-    before, asked = ledger(), []
-    try:
-        use(Ledger(10_000_000))
-        encoder = load_encoder(str(write_encoder(tmp_path / "encoder")), ws)
-        ledger().on_short("never", lambda missing: asked.append(missing) or 0)
-        with ledger().reserve("others", "weights", ledger().free()):
-            assert not encode_ahead(encoder, TEXTS, "Metal") and not encoder.ahead and not asked
-        assert encode_ahead(encoder, TEXTS, "Metal")
-        drop_ahead(encoder)
-    finally:
-        use(before)
