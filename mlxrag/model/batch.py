@@ -205,8 +205,8 @@ class _Run:
             rest = max(len(r.prompt) for r in joining) - shared
             steps.append(step_bytes(self.model, longest, rest, self.caching, len(joining)))
             steps.append(step_bytes(self.model, longest, max(shared, 1), self.caching))
-        # One more: the beginning that rows share is kept beside them.
-        places = max(len(lengths), len(self.active.rows))
+        # New rows are made beside the places that there are; and the beginning that they share is kept.
+        places = len(self.active.rows) + len(joining)
         return (places + 1) * row_bytes(self.model, longest, self.caching) + max(steps)
 
     def admit(self, group: Group, count: int) -> int:
@@ -257,12 +257,12 @@ class _Run:
         """Let some requests of a group join; False where the budget fell meanwhile, and what they had is given back."""
         try:
             self.join(group, requests)
+            joined = True
         except WontFit:
             self.trunk.clear()
-        else:
-            return True
-        self.shrink()  # here, since what was caught holds on to their keys and values
-        return False
+            joined = False
+        self.shrink()  # not before: what was caught holds on to their keys and values
+        return joined
 
     def join(self, group: Group, requests: Sequence[Request]) -> None:
         """Process the prompts of some requests of a group, and let their rows generate."""

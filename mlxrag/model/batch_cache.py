@@ -155,6 +155,7 @@ def take_places(cache: Sequence[Any], places: Sequence[int], rows: Sequence[Any]
             mine.values[place, :, end - length : end] = new.values[i, :, :length]
         mine.left_padding[at] = new.left_padding + (end - length)
         mine.offset[at] = new.offset
+        mx.eval(mine.state)  # until then the new rows are in memory twice
     return True
 
 
