@@ -98,7 +98,7 @@ def step(name: str, root: Path, count: int) -> dict[str, float]:
         assert len(sample(open_dataset(ws, "scale").split(), 1000)) == min(1000, count)
     elif name == "ask what answers at once":
         # All that an evaluation does before its report, but for retrieval and the model.
-        run.ask_many = lambda _, questions, then: (Answer(q.question, "yes") for q in questions)  # type: ignore[assignment]  # answers at once, in place of a model
+        run.ask_many = lambda _, questions: (Answer(q.question, "yes") for q in questions)  # type: ignore[assignment]  # answers at once, in place of a model
         asked = ById(open_dataset(ws, "scale").split())
         assert sum(1 for _ in run.answer_all(None, asked.values(), root / "run")) == count  # type: ignore[arg-type]  # and so takes no system
     elif name == "split by document":

@@ -26,7 +26,7 @@ from mlxrag.model.load import Model
 from mlxrag.rag.answer import is_refusal, messages
 from mlxrag.rag.document import Hit
 from mlxrag.rag.retrieve import retrieve_many
-from mlxrag.rag.system import WINDOW, Asked, System, ask_many, look_ahead
+from mlxrag.rag.system import WINDOW, Asked, System, ask_many
 from mlxrag.settings import Answering, Making, Sampling
 
 CLOSED_BOOK = Answering(system_prompt="Answer the question in a few words.")
@@ -114,16 +114,12 @@ def grade(system: System, examples: Iterable[Example], making: Making, done: Pat
     """
     before = rows(done)
     with Journal(done) as journal:
-        windows = batched(examples, WINDOW)
-        ahead = next(windows, [])
-        while window := ahead:
-            ahead = next(windows, [])
+        for window in batched(examples, WINDOW):
             known = [row["gates"] for row in islice(before, len(window))]
             left = [
                 Candidate(e.question, e.answers, e.passages, e.evidence, e.source, e.tags) for e in window[len(known) :]
             ]
             found = [verdict for _, verdict in found_again(system, left, making)] if left else []
-            look_ahead(system, [Asked(one.question) for one in ahead])
             read = iter(read_again(system, [c for c in left if c.passages], making))
             without = known_already(system, left, making) if left else []
             for candidate, retrieval, closed in zip(left, found, without, strict=True):

@@ -66,14 +66,10 @@ def answer_all(system: System, examples: Iterable[Example], folder: Path, *, gol
         done.add(row.example_id)
         yield row
     with Journal(folder / ANSWERS) as journal:
-        windows = batched((e for e in examples if e.id not in done), WINDOW)
-        window = next(windows, [])
-        while window:
-            then = next(windows, [])
-            for example, answer in zip(window, _answers(system, window, gold, then), strict=True):
+        for window in batched((e for e in examples if e.id not in done), WINDOW):
+            for example, answer in zip(window, _answers(system, window, gold), strict=True):
                 journal.add(row_of(example.id, answer))
                 yield Row(example.id, answer)
-            window = then
 
 
 def read_rows(folder: Path) -> Iterator[Row]:
@@ -115,12 +111,12 @@ def from_row(row: Mapping[str, Any]) -> Row:
     return Row(row["example_id"], answer)
 
 
-def _answers(system: System, window: Sequence[Example], gold: bool, then: Sequence[Example] = ()) -> Iterator[Answer]:
+def _answers(system: System, window: Sequence[Example], gold: bool) -> Iterator[Answer]:
     """Answer a window together; when that fails, one by one, so that one bad question costs one row."""
     asked = [_asked(example, gold) for example in window]
     given = 0
     try:
-        for answer in ask_many(system, asked, [_asked(example, gold) for example in then]):
+        for answer in ask_many(system, asked):
             given += 1
             yield answer
     except Exception as error:  # one faulty question of the batch: the rest are asked by themselves

@@ -29,7 +29,7 @@ from mlxrag.rag.fit import Fitted, fit
 from mlxrag.rag.follow_up import standalone
 from mlxrag.rag.index import open_index
 from mlxrag.rag.retrieve import retrieve_many
-from mlxrag.rag.system import Asked, System, advised, finish, focused, look_ahead, open_system, usage_of
+from mlxrag.rag.system import System, advised, finish, focused, open_system, usage_of
 from mlxrag.workspace import Workspace
 
 
@@ -104,9 +104,7 @@ def using(system: System, adapter: str | None) -> Iterator[None]:
         placed.use(before)
 
 
-def answer_block(
-    group: Group, examples: Sequence[Example], seed: int = 0, then: Sequence[Example] = ()
-) -> dict[str, list[Answer]]:
+def answer_block(group: Group, examples: Sequence[Example], seed: int = 0) -> dict[str, list[Answer]]:
     """Answer the same questions with every system of a group, in one batch.
 
     A question that fails is an Answer with its reason.  When a batch fails as a whole, each question of each system
@@ -116,13 +114,12 @@ def answer_block(
         group: systems that share a model.
         examples: what to ask.
         seed: of sampled answers; the same for all systems, another for each question.
-        then: what will be asked next, encoded meanwhile where that costs the model nothing.
 
     Returns:
         name of the system -> answers, in the order of the examples.
     """
     try:
-        return _answer_block(group, examples, seed, then)
+        return _answer_block(group, examples, seed)
     except Exception as error:  # one bad question of the batch; the rest are asked by themselves
         if len(examples) == 1 and len(group) == 1:
             reason = str(error) if isinstance(error, MlxragError) else f"{type(error).__name__}: {error}"
@@ -133,9 +130,7 @@ def answer_block(
         }
 
 
-def _answer_block(
-    group: Group, examples: Sequence[Example], seed: int, then: Sequence[Example]
-) -> dict[str, list[Answer]]:
+def _answer_block(group: Group, examples: Sequence[Example], seed: int) -> dict[str, list[Answer]]:
     found: dict[tuple[str, int], Answer] = {}
     fitted: dict[tuple[str, int], Fitted] = {}
     requests = []
@@ -155,8 +150,6 @@ def _answer_block(
             requests.append(
                 Request(f"{i} {name}", one.ids, sampling.max_tokens, arm.adapter, draw, stop=tuple(sampling.stop))
             )
-    for arm in group.values():
-        look_ahead(arm.system, [Asked(e.question, None, e.history) for e in then])
     for completion in complete_batch(any_arm.system.model, requests, sampling, caching=caching):
         number, _, name = completion.id.partition(" ")
         key = (name, int(number))

@@ -106,8 +106,7 @@ def run(
         stopped = False
         for number, block in enumerate(cut):
             if number >= done:
-                then = [examples[i] for ahead in cut[number + 1 : number + 2] for i in ahead]
-                _answer(stage, order[number], [examples[i] for i in block], then, folder, number, plan)
+                _answer(stage, order[number], [examples[i] for i in block], folder, number, plan)
             elif number < done - 1:
                 continue  # a look after the last block that counts says whether it had stopped there
             found = _look(plan, folder, examples, homes)
@@ -159,9 +158,8 @@ class _Stage:
 
 
 def _answer(
-    stage: _Stage, order: Sequence[int], examples: Sequence[Example], then: Sequence[Example], folder: Path, number: int,
-    plan: Plan,
-) -> None:  # fmt: skip
+    stage: _Stage, order: Sequence[int], examples: Sequence[Example], folder: Path, number: int, plan: Plan
+) -> None:
     """Let every group answer a block, then keep all of its rows and commit."""
     kept: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
@@ -169,7 +167,7 @@ def _answer(
     for turn in order:
         group = stage.group(turn)
         started = time.perf_counter()
-        for variant, answers in answer_block(group, examples, plan.settings.ab_seed, then).items():
+        for variant, answers in answer_block(group, examples, plan.settings.ab_seed).items():
             kept[variant] = [row_of(e.id, a) for e, a in zip(examples, answers, strict=True)]
             about[variant] = {"fingerprint": group[variant].fingerprint, "model": group[variant].model}
         seconds["+".join(group)] = round(time.perf_counter() - started, 4)

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlxrag.errors import BadInput, WontFit
-from mlxrag.memory import Hold, ledger
-from mlxrag.model.ahead import Ahead, beside, drop, taken
+from mlxrag.memory import ledger
 from mlxrag.model.bert import FAMILY, Bert, parameters, quantized, renamed, shape_of
 from mlxrag.model.checkpoint import Checkpoint, check_parameters, read_checkpoint
 from mlxrag.model.encoder_files import (
@@ -76,7 +75,6 @@ class Encoder:
         closing: special ids after a text.
         config: its config.json, for what a batch will take.
         hidden: gives, loaded on demand, `(ids, mask)` -> last hidden states `(b, t, width)`.
-        ahead: what `encode_ahead` has begun and `encode` has not asked for yet; at most one.
     """
 
     name: str
@@ -92,7 +90,6 @@ class Encoder:
     closing: tuple[int, ...]
     config: Mapping[str, Any]
     hidden: OnDemand[Hidden]
-    ahead: list[Ahead] = field(default_factory=list)
 
 
 def load_encoder(ref: str, workspace: Workspace, settings: Encoding | None = None) -> Encoder:
@@ -238,8 +235,6 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
     Returns:
         `(len(texts), encoder.dimension)` float32, rows of length 1, in the order of `texts`.
     """
-    if kind == "question" and (begun := taken(encoder.ahead, texts)) is not None:
-        return begun
     usual = TOGETHER_CPU if mx.default_device() == mx.Device(mx.cpu) else TOGETHER_GPU
     found = pace(f"encode with {encoder.name} {encoder.fingerprint}", usual, MOST_TIMES * usual)
     vectors = np.empty((len(texts), encoder.dimension), np.float32)
@@ -256,44 +251,6 @@ def encode(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage", batch
             if not batch_tokens:
                 found.note(len(rows) * width, len(rows) * width, time.perf_counter() - began)
     return vectors
-
-
-def encode_ahead(encoder: Encoder, questions: Sequence[str], on: str = "") -> bool:
-    """Begin to encode questions on the CPU's stream, for an `encode` of the same ones later; return whether that is so.
-
-    Called before a model answers others: MLX computes a stream in a thread of its own, so the GPU gets its work
-    meanwhile.  A thread of ours would not do, since MLX's default device, which `mx.stream` sets, is one for the
-    whole process: it would send the model's work to the CPU too.
-
-    Nothing is begun where `beside` says no or the budget has no room; nothing else gives way for it.
-
-    Args:
-        encoder: the encoder.
-        questions: any texts.
-        on: as for `beside`.
-    """
-    if not questions or not beside(encoder.hidden, on):
-        return False
-    if encoder.ahead and encoder.ahead[0].texts == tuple(questions):
-        return True
-    drop(encoder.ahead)
-    ids = tokenize(encoder, questions, "question")
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    count = max(1, TOGETHER_CPU // len(ids[order[0]]))
-    rows = [order[start : start + count] for start in range(0, len(order), count)]
-    size = sum(encoder_bytes(encoder.config, len(some), len(ids[some[0]])) for some in rows)
-    with ExitStack() as stack:
-        hold: Hold = stack.enter_context(ledger().reserve("questions being encoded ahead", "scratch", 0))
-        try:
-            hold.resize(size, relief=False)
-        except WontFit:
-            return False
-        stack.enter_context(encoder.hidden.using())
-        with mx.stream(mx.cpu):
-            batches = [unit_vectors(encoder, [ids[i] for i in some]) for some in rows]
-            mx.async_eval(batches)
-        encoder.ahead.append(Ahead(tuple(questions), rows, batches, stack.pop_all()))
-    return True
 
 
 @contextmanager
@@ -360,11 +317,6 @@ def tokenize(encoder: Encoder, texts: Sequence[str], kind: Kind = "passage") -> 
 
 def encode_batch(encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """Return unit vectors `(b, d)` float32 for token ids of similar length."""
-    return np.array(unit_vectors(encoder, ids))
-
-
-def unit_vectors(encoder: Encoder, ids: Sequence[Sequence[int]]) -> mx.array:
-    """Return what computes unit vectors `(b, d)` float32 for token ids of similar length."""
     lengths = np.array([len(one) for one in ids])
     width = int(lengths.max())
     padded = np.zeros((len(ids), width), np.int32)
@@ -382,4 +334,5 @@ def unit_vectors(encoder: Encoder, ids: Sequence[Sequence[int]]) -> mx.array:
     else:
         weight = mx.array(there.astype(np.float32))[:, :, None]
         pooled = (x * weight).sum(axis=1) / mx.array(lengths.astype(np.float32))[:, None]
-    return pooled / mx.maximum(mx.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    unit = pooled / mx.maximum(mx.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    return np.array(unit)

@@ -20,12 +20,11 @@ from mlxrag import __version__
 from mlxrag.errors import BadInput, Mismatch, MlxragError
 from mlxrag.machine import parse_size
 from mlxrag.memory import ledger
-from mlxrag.model.ahead import drop
 from mlxrag.model.batch import complete_batch
 from mlxrag.model.cache import KVStore, open_store
 from mlxrag.model.cache_key import store_key
 from mlxrag.model.choose import default_model
-from mlxrag.model.encode import Encoder, encode_ahead, load_encoder
+from mlxrag.model.encode import Encoder, load_encoder
 from mlxrag.model.generate import Completion, Piece, Request, gather, stream
 from mlxrag.model.load import READER, Model
 from mlxrag.model.lookup import Lookup
@@ -112,7 +111,6 @@ class System:
         self.store.close()
         self.model.close()
         if self.encoder is not None:
-            drop(self.encoder.ahead)
             self.encoder.hidden.unload()
         if self.reranker is not None:
             self.reranker.network.unload()
@@ -277,7 +275,7 @@ def _stream_answer(system: System, question: str, history: Sequence[Turn]) -> It
     yield finish(question, completion, fitted, usage, facts)
 
 
-def ask_many(system: System, questions: Iterable[str | Asked], then: Sequence[Asked] = ()) -> Iterator[Answer]:
+def ask_many(system: System, questions: Iterable[str | Asked]) -> Iterator[Answer]:
     """Answer many questions in batches, in their order.
 
     A question that cannot be answered (too long, a fault of the retriever) is an Answer with its `failure`.
@@ -285,25 +283,17 @@ def ask_many(system: System, questions: Iterable[str | Asked], then: Sequence[As
     Args:
         system: what answers.
         questions: texts, or `Asked` with passages or history.
-        then: what will be asked next, at most `WINDOW`; encoded meanwhile where that costs the model nothing.
     """
     window: list[Asked] = []
     for question in questions:
         window.append(Asked(question) if isinstance(question, str) else question)
         if len(window) == WINDOW:
-            yield from persist_many(system, window, lambda left: _ask_window(system, left, then))
+            yield from persist_many(system, window, lambda left: _ask_window(system, left))
             window = []
-    yield from persist_many(system, window, lambda left: _ask_window(system, left, then))
+    yield from persist_many(system, window, lambda left: _ask_window(system, left))
 
 
-def look_ahead(system: System, then: Sequence[Asked]) -> None:
-    """Begin to encode what will be asked next, where it is as it will be searched for and memory is not short."""
-    encoder, lexical = system.encoder, system.settings.retrieval.retriever == "lexical"
-    if encoder is not None and not (lexical or system.relief.lean or any(asked.history for asked in then)):
-        encode_ahead(encoder, [asked.question for asked in then if asked.hits is None])
-
-
-def _ask_window(system: System, window: Sequence[Asked], then: Sequence[Asked] = ()) -> Iterator[Answer]:
+def _ask_window(system: System, window: Sequence[Asked]) -> Iterator[Answer]:
     started = time.perf_counter()
     hits = _hits(system, window)
     found: dict[int, Answer] = {}
@@ -323,7 +313,6 @@ def _ask_window(system: System, window: Sequence[Asked], then: Sequence[Asked] =
     retrieval = round((time.perf_counter() - started) / max(len(window), 1), 4)
     position = 0
     caching = caching_of(system)
-    look_ahead(system, then)
     for completion in complete_batch(system.model, requests, sampling, caching=caching, store=system.store):
         i = int(completion.id)
         usage = usage_of(system, completion, fitted[i]) | {"retrieval_seconds": retrieval}

@@ -104,36 +104,17 @@ def test_rows_come_back_as_they_were(system: System, asked: Dataset) -> None:
         )  # fmt: skip
 
 
-def test_each_window_knows_the_next_one(
-    system: System, asked: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that its questions can be encoded while others are answered; all are asked once, in their order."""
-    real, seen = room.ask_many, []
-
-    def noted(system: System, questions: Any, then: Any) -> Iterator[Answer]:
-        seen.append(([a.question for a in questions], [a.question for a in then]))
-        yield from real(system, questions, then)
-
-    monkeypatch.setattr(room, "ask_many", noted)
-    monkeypatch.setattr(room, "WINDOW", 3)
-    examples = list(asked.split())
-    rows = list(answer_all(system, examples, tmp_path))
-    assert [row.example_id for row in rows] == [e.id for e in examples]
-    assert [then for _, then in seen] == [*(now for now, _ in seen[1:]), []]
-    assert [question for now, _ in seen for question in now] == [e.question for e in examples]
-
-
 def test_a_failing_question_costs_one_row(
     system: System, asked: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a batch dies, its questions are asked one by one, and the one at fault has its reason; no measure has a value."""
     real = room.ask_many
 
-    def faulty(system: System, questions: Any, then: Any) -> Iterator[Answer]:
+    def faulty(system: System, questions: Any) -> Iterator[Answer]:
         asked = list(questions)
         if any("Ox" in a.question for a in asked):
             raise RuntimeError("out of luck")
-        yield from real(system, asked, then)
+        yield from real(system, asked)
 
     monkeypatch.setattr(room, "ask_many", faulty)
     rows = list(answer_all(system, list(asked.split()), tmp_path))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlxrag.errors import BadInput, NotFound
-from mlxrag.model.encode import encode_ahead, load_encoder
+from mlxrag.model.encode import load_encoder
 from mlxrag.model.load import load
 from mlxrag.rag.answer import Answer
 from mlxrag.rag.document import Hit, Passage
@@ -85,37 +84,6 @@ def test_many_questions_give_what_each_gives_alone_in_their_order(system: System
     alone = [ask(system, question).text for question in QUESTIONS]
     answers = list(ask_many(system, QUESTIONS))
     assert [a.question for a in answers] == QUESTIONS and [a.text for a in answers] == alone
-
-
-def test_questions_encoded_ahead_get_the_answers_they_get_at_any_time(
-    world: tuple[Workspace, Settings, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next ones are begun on the CPU's stream while the first are answered; what nobody asks for goes with the system."""
-    ws, settings, _ = world
-    monkeypatch.setattr("mlxrag.rag.system.encode_ahead", partial(encode_ahead, on="Metal"))
-    told = []
-    for then in ([], [Asked(question) for question in QUESTIONS[1:]]):
-        with open_system(settings, ws) as system:
-            assert system.encoder is not None
-            answers = list(ask_many(system, QUESTIONS[:1], then))
-            assert [ahead.texts for ahead in system.encoder.ahead] == ([tuple(QUESTIONS[1:])] if then else [])
-            answers += ask_many(system, QUESTIONS[1:], then[:1])
-            told.append([(a.question, a.text, [(h.passage.id, round(h.score, 5)) for h in a.hits]) for a in answers])
-            assert len(system.encoder.ahead) == len(then[:1])
-        assert not system.encoder.ahead and not system.encoder.hidden.loaded
-    assert told[0] == told[1]
-
-
-def test_what_was_said_before_or_comes_with_passages_is_not_encoded_ahead(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A follow-up is searched for in other words, and given passages are not searched for."""
-    monkeypatch.setattr("mlxrag.rag.system.encode_ahead", partial(encode_ahead, on="Metal"))
-    assert system.encoder is not None
-    first = ask(system, QUESTIONS[0])
-    for then in (Asked(QUESTIONS[1], None, (first.turn,)), Asked(QUESTIONS[1], first.hits)):
-        list(ask_many(system, QUESTIONS[:1], [then]))
-        assert not system.encoder.ahead
 
 
 def test_a_question_that_fails_is_an_answer_with_its_reason(system: System) -> None:
