@@ -38,18 +38,19 @@ class Hold:
         self.who, self.kind, self.size = who, kind, size
         self._ledger = ledger
 
-    def resize(self, size: int, *, helps: str = "", relief: bool = True) -> None:
+    def resize(self, size: int, *, helps: str = "", relief: bool = True, wait: float = 0.0) -> None:
         """Take more or less.
 
         Args:
             size: bytes from now on.
             helps: settings that would make it fit, for the message.
             relief: whether others give up something for it; what is merely convenient to keep asks for none.
+            wait: seconds to wait for others to give back, or for the budget to grow, where either can happen.
 
         Raises:
             WontFit: more than there is; the hold stays as it was.
         """
-        self._ledger.change(self, size, helps, relief)
+        self._ledger.change(self, size, helps, relief, wait)
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
@@ -154,13 +155,15 @@ class Ledger:
         """
         until = time.monotonic() + seconds
         while needed() > self.free():
-            with self._turn, self._others() as others:
-                fixed = self.source is None and not others
-            if fixed or time.monotonic() >= until:
+            if self._fixed() or time.monotonic() >= until:
                 return False
             time.sleep(POLL)
             self.refresh()
         return True
+
+    def _fixed(self) -> bool:
+        with self._turn, self._others() as others:
+            return self.source is None and not others
 
     def on_short(self, name: str, relieve: Callable[[int], int]) -> Callable[[], None]:
         """Ask `relieve` too when a request does not fit, after those that are asked already; returns what ends that.
@@ -201,11 +204,14 @@ class Ledger:
                 raise
         return hold
 
-    def change(self, hold: Hold, size: int, helps: str = "", relief: bool = True) -> None:
+    def change(self, hold: Hold, size: int, helps: str = "", relief: bool = True, wait: float = 0.0) -> None:
         """Resize a hold; see `Hold.resize`."""
+        until = time.monotonic() + wait
         with self._turn:
-            if self._take(hold, size) if not relief else not self._grant(hold, size):
-                raise self._refusal(hold.who, size, helps)
+            while self._take(hold, size) if not relief else not self._grant(hold, size):
+                if time.monotonic() >= until or self._fixed():
+                    raise self._refusal(hold.who, size, helps)
+                self._turn.wait(POLL)
             self._turn.notify_all()
 
     def drop(self, hold: Hold) -> None:

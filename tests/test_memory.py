@@ -247,6 +247,20 @@ def test_a_request_waits_for_the_budget_to_grow() -> None:
     assert ledger.reserve("answer", "cache", 50, wait=5).size == 50
 
 
+def test_a_hold_that_grows_waits_for_the_budget_to_grow_where_it_can() -> None:
+    """A budget that follows the machine is waited for; one that is fixed and held by nobody else is refused at once."""
+    sizes, ledger = iter([40, 40, 40]), Ledger(100)
+    encoder, index = ledger.reserve("encoder", "encoder", 90), ledger.reserve("index", "index", 0)
+    ledger.source = lambda held: next(sizes, 100)
+    index.resize(5, wait=60)
+    assert (encoder.size, index.size) == (90, 5)
+    ledger.set_size(100)
+    started = time.monotonic()
+    with pytest.raises(WontFit, match="index needs"):
+        index.resize(50, wait=600)
+    assert time.monotonic() - started < 60
+
+
 def test_what_each_process_holds_is_told_by_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For `mlxrag memory`, which looks from another process; what was released is gone."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -47,6 +47,8 @@ SPOT = re.compile(r"(^|, )(page|slide|row|cell|line|item|part) \d+$")
 
 LEAD = 200
 """Characters of title and headings at most; they take room from the passage where it is as long as the encoder allows."""
+WAIT = 30.0
+"""Seconds to wait for room for what of an index is not mapped from its files."""
 
 
 class LocalIndex:
@@ -258,7 +260,7 @@ class LocalIndex:
         self._matrix = vectors.open_matrix(folder, state["form"], self.dimension, state["count"], removed)
         # What is mapped the system can take back; what is not is ours.
         held = [a for a in (self._matrix.rows, *self._matrix.arrays.values()) if not isinstance(a, np.memmap)]
-        self._hold.resize(sum(a.nbytes for a in held))
+        self._hold.resize(sum(a.nbytes for a in held), wait=WAIT)
         text = lexical.open_lexical(folder / "lexical")
         text.reload()
         self._searcher: tantivy.Searcher = text.searcher()
