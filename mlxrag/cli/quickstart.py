@@ -105,7 +105,7 @@ class Loop:
 @click.argument("docs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--model", default="reader", show_default=True, help="Model to ask and to train.")
 @click.option("--num-questions", default=160, show_default=True, type=click.IntRange(40), help="Questions to make.")
-@click.option("--iters", default=120, show_default=True, type=click.IntRange(1), help="Batches to train on.")
+@click.option("--iters", default=60, show_default=True, type=click.IntRange(1), help="Batches to train on.")
 @click.option("--again", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @machine_options
@@ -210,7 +210,7 @@ def _steps(
     trained = found["Train"] = loop.step(
         "Train", "an adapter learns from the other questions, whose documents are not in the test",
         "adapter", "train", "--model", model, "--data", data, "--name", name, "--iters", str(iters),
-        "--learning-rate", "5e-4", "--rank", "16", "--steps-per-eval", str(max(1, iters // 6)), "--val-batches", "-1",
+        "--learning-rate", "2e-4", "--rank", "8", "--steps-per-eval", str(max(1, iters // 6)), "--val-batches", "-1",
         says=_learnt,
     )  # fmt: skip
     write_text(tuned, _system(name, model, _ref(trained)))
