@@ -17,11 +17,11 @@ DOCUMENTS = "mlxrag/samples/documents"
 QUESTIONS = (
     ("leftover vacation from last year, when does it expire?", "31 March (handbook, Markdown)"),
     ("What does the fast charger for the Heron cost extra?", "$129 (product page, HTML; the old price list says $119)"),
-    ("How much discount can field staff give without asking?", "5 percent (slides, PowerPoint)"),
-    ("How much water does it take to put out a burning pack?", "400 litres (safety sheet, PDF)"),
+    ("Campaign price of a Wren 2 with the baby hammock?", "$849 (slides, PowerPoint)"),
+    ("Why won't the airline let me take the battery as luggage?", "it exceeds 160 Wh (safety sheet, PDF)"),
     ("Which insurance company pays for the recall?", "nothing: it is not in the documents"),
 )
-"""Such as it can answer; of 200 others it answers about one in three (`make reader-eval`)."""
+"""Such as it can answer; of 200 others it answers four in ten (`make reader-eval`)."""
 
 
 def run(*words: str) -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     print("1. Read 35 documents in 14 formats into an index.", flush=True)
     run("ingest", DOCUMENTS)
     print(
-        "\n2. Ask five questions, chosen from those the bundled reader gets right; of 200 it gets about one in three.",
+        "\n2. Ask five questions, chosen from those the bundled reader gets right; of 200 it gets four in ten.",
         flush=True,
     )
     for question, truth in QUESTIONS:
