@@ -259,7 +259,10 @@ def _next(
     if word == "better":
         system = "tuned.toml" if "refused" in answers["Keep"] else "fused.toml"
         return f'mlxrag ask "your question" --config {shlex.quote(str(folder / system))}{where}', "ask it"
-    planned = [e for e in answers["Advise"]["experiments"] if e["commands"]]
+    # An adapter trained on these documents is what has just been tried.
+    planned = [
+        e for e in answers["Advise"]["experiments"] if e["commands"] and " adapter train " not in e["commands"][0]
+    ]
     if planned:
         return " && ".join(planned[0]["commands"]), f"the experiment that tells most ({planned[0]['text']})"
     said = "".join(f" {shlex.quote(str(d))}" for d in docs)

@@ -178,6 +178,15 @@ def test_without_an_experiment_to_make_the_next_step_is_more_questions(tmp_path:
     assert "40 questions tell little" in why and "mlxrag quickstart 'a b' --model NAME --workspace w" in why
 
 
+def test_what_the_loop_has_just_tried_is_not_what_comes_next(tmp_path: Path) -> None:
+    """An experiment that begins by training an adapter on these documents is passed over for the next one."""
+    again = {"text": "an adapter", "commands": ["mlxrag adapter train --data q", "mlxrag ab run next-1"]}
+    other = {"text": "more passages", "commands": ["mlxrag ab run next-2"]}
+    answers = ANSWERS | {"Advise": {"experiments": [again, other]}}
+    command, why = module._next("not distinguishable", answers, tmp_path, (), "")
+    assert command == "mlxrag ab run next-2" and "more passages" in why
+
+
 def test_a_gate_that_says_no_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 3 is written down with what was answered, and is not asked again."""
     code = "import json, sys; print(json.dumps({'refused': 'no'})); sys.exit(3)"
