@@ -101,10 +101,11 @@ def reworded(sheet: Sheet, known: Pools, r: random.Random) -> Sheet:
     """
     shared, apart = set[str](), set[str]()
     told = [set(WORD.findall(piece.text)) for piece in sheet.pieces]
-    for turn in (t for talk in sheet.talks for t in talk if t.piece is not None):
-        asked = set(WORD.findall(turn.question))
-        shared |= asked & told[turn.piece]  # type: ignore[index]  # not None, by the line above
-        apart |= asked - told[turn.piece]  # type: ignore[index]
+    for turn in (t for talk in sheet.talks for t in talk):
+        if turn.piece is not None:
+            asked = set(WORD.findall(turn.question))
+            shared |= asked & told[turn.piece]
+            apart |= asked - told[turn.piece]
     fit = sorted(w for w in shared - apart if w.islower() and len(w) > 4)
     chosen = {w: r.choice(known.words) for w in fit if r.random() < 0.5}
     return _applied(sheet, lambda word: chosen.get(word, word))
