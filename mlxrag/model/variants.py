@@ -122,7 +122,7 @@ def _read(model: Model, texts: Sequence[Sequence[int]], cache: list[Any], answer
     length = len(texts[0])
     ids = mx.array([list(t) for t in texts])
     head = max(0, length - answer - 1)
-    step = STEP // len(texts)
+    step = max(1, STEP // len(texts))
     for start in range(0, head, step):
         ledger().look()
         model.network(ids[:, start : min(start + step, head)], cache=cache)

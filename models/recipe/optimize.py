@@ -52,10 +52,8 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(mean, group["momentum"]).view(group["parts"], -1, p.shape[-1])
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 alike.setdefault((update.shape[1], update.shape[2]), []).append((p, group["lr"], update))
-        for (
-            shape,
-            found,
-        ) in alike.items():  # matrices of one shape at once: a GPU would wait for the launches of single ones
+        # Matrices of one shape at once: a GPU would wait for the launches of single ones.
+        for shape, found in alike.items():
             parts = orthogonalize(torch.cat([update for _, _, update in found]))
             pieces = parts.split([update.shape[0] for _, _, update in found])
             for (p, rate, _), piece in zip(found, pieces, strict=True):
